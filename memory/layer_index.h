@@ -1,0 +1,39 @@
+// Exact search over one layer's int8 keys: the true top-k of the stored keys, the same for every thread count, batch
+// composition and kernel (integer dot products int16 x int8, fixed order; ties broken by the lower row).
+//
+// Queries are router inputs h [H]; they are centered, projected, normalised and quantised to int16 here, row by row in
+// a fixed order of operations, so that one query's result never depends on its neighbours in the batch.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "memory/routing_tables.h"
+
+namespace pointsman {
+
+struct Neighbour {
+  float similarity = -2.0f;  // cosine of the query to the stored (quantised) key
+  uint32_t row = 0;
+};
+
+// Exact top-k, best first, for T queries. queries [T, H]; out [T, k] (slots beyond the number of rows keep
+// similarity -2). REQUIRES: queries.size() == T * view.hidden, out.size() == T * k.
+// Runs on the calling thread.
+void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out);
+
+// The query side alone: normalise(projection (h - mean)) as fp32 [T, D] (training, tests, capture).
+void TransformQueries(const KeyIndexView& view, std::span<const float> queries, std::span<float> out);
+
+// Keys already transformed and normalised [R, D] -> codes [R, D] and scales [R] (symmetric, max |x| / 127).
+void QuantizeRows(std::span<const float> rows, uint32_t dim, std::span<int8_t> codes, std::span<float> scales);
+
+// Which kernel SearchExact runs on this machine: "avx2" or "portable". Tests and `bench scan` may force one.
+enum class ScanKernel { kAuto, kPortable, kAvx2 };
+const char* ScanKernelName(ScanKernel kernel);
+bool ScanKernelAvailable(ScanKernel kernel);
+void SearchExactWith(ScanKernel kernel, const KeyIndexView& view, std::span<const float> queries, uint32_t k,
+                     std::span<Neighbour> out);
+
+}  // namespace pointsman

@@ -1,0 +1,104 @@
+// The door of the memory database: a directory for one model (docs/formats.md).
+//
+//   auto memory = Memory::Open("mem/");              // readers: manifest + derived generation, never RocksDB
+//   memory.value()->tables()                          // what router/ reads
+//
+//   auto writer = MemoryWriter::Open("mem/", {...});  // one process; truth in RocksDB
+//   writer.value()->store()                           // documents, entries, settings
+//   writer.value()->Publish(tables, manifest)         // atomic: generation, then manifest
+//
+// A Memory is immutable and safe to share between threads. A MemoryWriter is for one thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "memory/entry_store.h"
+#include "memory/file_layer.h"
+#include "memory/manifest.h"
+#include "memory/result.h"
+#include "memory/routing_tables.h"
+
+namespace pointsman {
+
+struct OpenOptions {
+  bool load_to_ram = false;       // copy and check every block up front instead of mapping
+  bool verify_checksums = true;   // XXH3 of every block before its bytes are used
+  FileSystem* files = nullptr;    // nullptr = the real one; tests inject faults
+};
+
+struct MemoryStats {
+  uint64_t generation = 0;
+  uint64_t rows = 0;           // over all layers
+  uint64_t derived_bytes = 0;
+  uint64_t truth_bytes = 0;    // size of truth/ on disk
+};
+
+class Memory {
+ public:
+  // Errors: kNotFound (no manifest: not a memory), kCorrupt (manifest or derived file damaged: the message names the
+  // file and says `pointsman verify --repair`), kUnsupported (newer format version).
+  static Result<std::shared_ptr<const Memory>> Open(const std::filesystem::path& directory, const OpenOptions& options);
+
+  const Manifest& manifest() const { return manifest_; }
+  const RoutingTables& tables() const { return tables_; }
+  MemoryStats stats() const;
+  const std::filesystem::path& directory() const { return directory_; }
+
+  // kMismatch with both values, field by field, unless `model` is what the memory was built for.
+  // A differing dtype or expert digest is not an error: it is returned as a warning text (empty = none).
+  Result<std::string> CheckFingerprint(const Fingerprint& model) const;
+
+ private:
+  std::filesystem::path directory_;
+  Manifest manifest_;
+  RoutingTables tables_;
+};
+
+struct WriterOptions {
+  bool create = false;           // make the directory if it is not there
+  FileSystem* files = nullptr;
+};
+
+class MemoryWriter {
+ public:
+  // Takes the lock (kBusy names the holder's pid), sweeps temporary files, opens truth/.
+  static Result<std::unique_ptr<MemoryWriter>> Open(const std::filesystem::path& directory, const WriterOptions& options);
+  ~MemoryWriter();
+
+  EntryStore& store();
+
+  // Writes derived/gen-NNN (the next number), fsyncs, then replaces MANIFEST.json. A crash at any point leaves the
+  // previous generation published. Keeps the two newest generations. `manifest.generation` is filled in here.
+  Status Publish(const RoutingTables& tables, Manifest manifest);
+  // Replaces the manifest alone (a new verdict, `stale`).
+  Status UpdateManifest(const Manifest& manifest);
+  // The published manifest, or kNotFound.
+  Result<Manifest> manifest() const;
+
+  // Rebuilds the current generation's derived files from truth when they are missing or damaged (verify --repair).
+  Status RebuildDerived();
+
+ private:
+  struct Impl;
+  explicit MemoryWriter(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// One finding of `pointsman verify`.
+struct Finding {
+  std::string file;
+  std::string problem;
+};
+
+// Checks manifest (schema), every block of the derived generation, and truth (RocksDB checksums). Empty = sound.
+Result<std::vector<Finding>> Verify(const std::filesystem::path& directory, FileSystem* files = nullptr);
+
+// Order-, time- and path-free digest of what a memory routes with (`inspect --digest`): 32 hex digits.
+// The same seed, corpus, model and instruction set give the same digest for any number of threads.
+std::string Digest(const RoutingTables& tables);
+
+}  // namespace pointsman

@@ -1,0 +1,100 @@
+// The data that routing reads, as plain views: what a published generation maps from disk, and what a builder holds in
+// vectors before it publishes. router/ sees only this file of memory/; nothing here knows where the bytes live.
+//
+// Shapes: H = hidden size of the model, E = experts of a layer, D = key dimensions, R = rows (entries or prototypes) of a
+// layer, V = vocabulary. All arrays row-major. Views never own; RoutingTables::storage keeps the bytes alive.
+// Immutable after construction: any number of threads may read.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace pointsman {
+
+enum class MemoryKind : uint8_t { kEntries = 0, kPrototypes = 1 };
+
+// What a value votes for (design.md 5).
+enum class ValueKind : uint8_t {
+  kDelta = 0,        // change of the router's logits: z' = z + strength * G * g * scale * sum_i w_i v_i
+  kLogits = 1,       // logits r_i (kNN-MoE v2):        z' = (1 - lambda) z + lambda sum_i w_i r_i
+  kAssignments = 2,  // top-k weights a_i, sum 1 (v1):  see blend.h
+};
+
+// How the similarities s_1..s_k of the neighbours become the per-token confidence g in [0, 1].
+enum class ConfidenceRule : uint8_t {
+  kMeanSimilarity = 0,  // g = exp((mean_i s_i - 1) / tau2)      findings F1: entries
+  kMaxSimilarity = 1,   // g = exp((max_i s_i - 1) / tau2)       findings F2: prototypes
+  kMeanKernel = 2,      // g = mean_i exp((s_i - 1) / tau2)      kNN-MoE v2, average
+  kAggregate = 3,       // g = min(1, sum_i exp((s_i - 1) / tau2))  kNN-MoE v1
+};
+
+// Learned or fitted constants of one layer. Weights are w = softmax_i(s_i / tau).
+struct LayerCalibration {
+  int32_t k = 16;
+  float tau = 0.5f;
+  float tau2 = 0.5f;
+  float scale = 1.0f;
+  ConfidenceRule confidence = ConfidenceRule::kMeanSimilarity;
+};
+
+// Keys of one search: q = normalise(projection (h - mean)), stored keys are int8 with one scale a row.
+struct KeyIndexView {
+  uint32_t hidden = 0;                 // H
+  uint32_t dim = 0;                    // D
+  uint64_t rows = 0;                   // R
+  std::span<const float> mean;         // [H], or empty: no centering
+  std::span<const float> projection;   // [D, H], or empty: D == H, no projection (raw keys)
+  std::span<const int8_t> codes;       // [R, D]
+  std::span<const float> code_scales;  // [R]: key = code * scale
+};
+
+// Where an entry comes from: an index into RoutingTables::documents and the token's position in that document.
+struct EntryRef {
+  uint32_t document = 0xffffffffu;  // kNoDocument: unused slot of a prototype's list
+  uint32_t position = 0;
+};
+inline constexpr uint32_t kNoDocument = 0xffffffffu;
+
+struct LayerView {
+  int32_t layer = 0;    // index in the model
+  uint32_t experts = 0; // E
+  KeyIndexView keys;
+  std::span<const int8_t> values;        // [R, E]: value = code * scale
+  std::span<const float> value_scales;   // [R]
+  std::span<const EntryRef> references;  // [R] for entries, [R, kPrototypeReferences] for prototypes; may be empty
+  LayerCalibration calibration;
+  // Optional trained parts, under the same gate: change += router_delta h + token_table[token].
+  std::span<const float> router_delta;         // [E, H] or empty
+  std::span<const int8_t> token_table;         // [V, E] or empty
+  std::span<const float> token_table_scales;   // [V]
+};
+inline constexpr uint32_t kPrototypeReferences = 8;
+
+// Context gate (findings F3): s_t = mean of the best `k` cosines to a fixed set of centroids at `layer`;
+// m_t = (n0 * prior + s_1 + .. + s_t) / (n0 + t);  G_t = clip((m_t - lo) / (hi - lo), 0, 1).
+struct GateView {
+  bool enabled = false;  // false: G = 1 everywhere (a variant without the gate)
+  int32_t layer = 0;     // first MoE layer
+  int32_t k = 8;
+  float n0 = 4.0f;
+  float prior = 0.0f;
+  float lo = 0.0f;
+  float hi = 1.0f;
+  KeyIndexView keys;  // the centroids
+};
+
+struct RoutingTables {
+  MemoryKind kind = MemoryKind::kEntries;
+  ValueKind value_kind = ValueKind::kDelta;
+  uint32_t top_k = 0;               // experts per token of the model (assignments need it)
+  std::vector<LayerView> layers;    // ascending by layer; layers without memory are absent
+  GateView gate;
+  std::vector<std::string> documents;  // names, by EntryRef::document
+  std::shared_ptr<const void> storage; // keeps what the views point into
+};
+
+}  // namespace pointsman

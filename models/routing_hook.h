@@ -1,0 +1,31 @@
+// The one place where routing can be changed: the model calls BeginStep once per forward pass and Route at every MoE
+// layer with the router's input and its logits, before softmax and top-k.
+//
+// Rows are tokens of all sequences of the batch flattened: row b * T + t. A hook may be differentiable (adapt/) or run
+// the C++ router on raw data (RouterHook in models/router_hook.h).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace pointsman {
+
+struct StepInfo {
+  std::vector<uint32_t> slots;      // [rows]: sequence each row belongs to (Router slots; 0 = frozen)
+  std::vector<uint32_t> positions;  // [rows]
+  std::vector<int32_t> tokens;      // [rows]
+  int64_t batch = 0, length = 0;    // rows = batch * length
+};
+
+class RoutingHook {
+ public:
+  virtual ~RoutingHook() = default;
+  virtual void BeginStep(const StepInfo& step) = 0;
+  // hidden [rows, H], logits [rows, E], both fp32 and contiguous. Returns the logits to use: `logits` itself
+  // (possibly changed in place, if no gradient is recorded) or a new tensor of the same shape.
+  virtual at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) = 0;
+};
+
+}  // namespace pointsman

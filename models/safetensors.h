@@ -1,0 +1,42 @@
+// safetensors files, single or sharded (model.safetensors.index.json), mapped and fully validated before any byte is used:
+// header length, JSON, dtypes, shapes, offsets inside the file, no overlap, no holes claimed twice. No LibTorch here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "memory/file_layer.h"
+#include "memory/result.h"
+
+namespace pointsman {
+
+enum class TensorType { kF32, kF16, kBF16, kF64, kI64, kI32, kI16, kI8, kU8, kBool };
+
+struct TensorView {
+  TensorType type = TensorType::kF32;
+  std::vector<int64_t> shape;
+  std::span<const std::byte> bytes;  // into a mapping that SafetensorsFiles keeps alive
+};
+
+class SafetensorsFiles {
+ public:
+  // Errors: kNotFound, kCorrupt (names the file and what is wrong: truncated, header claims N bytes, ...).
+  static Result<SafetensorsFiles> Open(const std::filesystem::path& model_directory);
+  const std::map<std::string, TensorView>& tensors() const { return tensors_; }
+  // kCorrupt (names the tensor and the file) if absent or of another shape.
+  Result<TensorView> Get(const std::string& name, const std::vector<int64_t>& shape) const;
+  bool Has(const std::string& name) const { return tensors_.contains(name); }
+
+ private:
+  std::map<std::string, TensorView> tensors_;
+  std::vector<std::shared_ptr<const MappedFile>> mappings_;
+  std::string directory_;
+};
+
+}  // namespace pointsman

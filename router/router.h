@@ -1,0 +1,104 @@
+// The door of routing: one contract for every engine (design.md 2).
+//
+//   Router router;
+//   uint32_t slot = router.AddSlot({.tables = memory, .strength = 1.0f});
+//   Step step = router.BeginStep(slots, positions, tokens);   // once per forward pass
+//   router.Route(step, layer, hidden, logits);                // at each MoE layer, in ascending order; logits change in place
+//
+// T rows of a step belong to the sequences named by slots[T]; slot 0 is the frozen router and is never written. Rows of
+// one sequence ascend by position; a position at or below one already seen rewinds the sequence's gate to it.
+// A row whose weight is 0 and that has no session vector is not written: its logits keep their bits.
+// Route()'s result for a row depends on that row and its slot's earlier rows only: not on the batch, not on threads.
+//
+// Threads: AddSlot/ReleaseSlot/SetStrength are serialised by the caller with Route. Different Routers are independent.
+// Route itself runs on the calling thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "memory/layer_index.h"
+#include "memory/result.h"
+#include "memory/routing_tables.h"
+
+namespace pointsman {
+
+// One additive vector per layer (online rerouting). vectors[layer] is [E] or empty.
+struct SessionVectors {
+  std::vector<std::vector<float>> by_layer;
+};
+
+struct Binding {
+  std::shared_ptr<const RoutingTables> tables;     // null: no memory
+  std::shared_ptr<const SessionVectors> session;   // null: no session
+  float strength = 1.0f;                           // 0..1, scales the memory's change
+  bool shadow = false;                             // compute and count everything, write nothing
+};
+
+// What happened to one row at one layer, for `--explain` and metrics.
+struct RowTrace {
+  uint32_t row = 0;        // of the step
+  int32_t layer = 0;
+  float gate = 0;          // G
+  float confidence = 0;    // g
+  bool written = false;
+  std::vector<Neighbour> neighbours;     // best first
+  std::vector<float> logits_before;      // [E]
+  std::vector<float> logits_after;       // [E]
+};
+
+// Totals since construction; shadow rows count as touched but not as written.
+struct RouterCounters {
+  uint64_t rows = 0;            // (row, layer) pairs seen on bound slots
+  uint64_t touched = 0;         // with weight > 0
+  uint64_t written = 0;
+  uint64_t gate_shut = 0;       // G == 0
+};
+
+// State of one forward pass. Valid until the next BeginStep of the same Router.
+struct Step {
+  std::vector<uint32_t> slots;      // [T]
+  std::vector<uint32_t> positions;  // [T]
+  std::vector<int32_t> tokens;      // [T], or empty: token tables are off
+  std::vector<float> gate;          // [T], filled by the first adapted layer
+  uint64_t id = 0;
+};
+
+class Router {
+ public:
+  Router();
+  ~Router();
+  Router(const Router&) = delete;
+  Router& operator=(const Router&) = delete;
+
+  // A new sequence; ids start at 1 and released ids are reused.
+  uint32_t AddSlot(Binding binding);
+  void ReleaseSlot(uint32_t slot);
+  // REQUIRES: slot is live.
+  void SetStrength(uint32_t slot, float strength);
+
+  // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending,
+  // a position that skips over unseen ones.
+  Result<Step> BeginStep(std::span<const uint32_t> slots, std::span<const uint32_t> positions,
+                         std::span<const int32_t> tokens);
+
+  // hidden [T, H], logits [T, E]. `trace`, if given, receives one RowTrace per row of a bound slot.
+  // Errors (kInvalidArgument): shapes do not fit the tables; a stale step.
+  Status Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
+               std::vector<RowTrace>* trace = nullptr);
+
+  // Process-wide off switch: true makes every Route a no-op (rows keep their bits).
+  void SetKillSwitch(bool off);
+  RouterCounters counters() const;
+
+  // Gate value after each position of a slot so far (G per position), for reports.
+  std::vector<float> GateHistory(uint32_t slot) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pointsman
