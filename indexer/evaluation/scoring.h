@@ -1,0 +1,50 @@
+// From per-document sums of every variant to the report: the one place where scores, intervals, p-values, verdict,
+// domination and controls are put together. Needs no model: evaluation/variants fills VariantRun.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "indexer/evaluation/report.h"
+#include "indexer/evaluation/statistics.h"
+#include "indexer/evaluation/verdict.h"
+#include "memory/manifest.h"
+#include "memory/result.h"
+
+namespace pointsman {
+
+// What a variant did on the unrelated text, beside its loss.
+struct TouchCounts {
+  uint64_t tokens = 0;
+  uint64_t untouched_tokens = 0;  // no adapted layer's row was written
+  uint64_t documents = 0;
+  uint64_t identical_documents = 0;  // every logit bit-identical to the frozen model's
+};
+
+struct VariantRun {
+  std::string name;                    // "frozen", "memory", "knn", ... (design.md 8)
+  std::vector<DocumentNll> test;       // scored documents of the test split
+  std::vector<DocumentNll> unrelated;  // scored documents of unrelated text; empty = not measured
+  std::optional<TouchCounts> touched;
+  std::optional<double> build_s;
+  std::optional<double> seconds_per_token;
+  std::optional<double> bytes_per_token;
+};
+
+struct ScoringOptions {
+  StatisticsOptions statistics;
+  VerdictOptions verdict;
+};
+
+// Scores `runs` in their order. One must be named "frozen" (kInvalidArgument otherwise); every run holds the same
+// documents. Without a run named "memory" (probe-like evaluations) the verdict is inconclusive and says so.
+// Fills everything of the report but stale, reference_*, test_looks; broken controls become notes.
+Result<EvalReport> MakeReport(std::span<const VariantRun> runs, const ScoringOptions& options);
+
+// The part of the report that the manifest keeps.
+VerdictSummary Summarize(const EvalReport& report);
+
+}  // namespace pointsman

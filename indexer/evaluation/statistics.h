@@ -1,0 +1,77 @@
+// Statistics of a paired comparison: the same test tokens scored twice, differences summed per document, intervals and
+// p-values clustered by near-duplicate cluster (tokens of one document are not independent).
+//
+// All functions are deterministic for a given seed, on any machine (own generator), and use one thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "memory/result.h"
+
+namespace pointsman {
+
+// One scored document under one variant.
+struct DocumentNll {
+  uint64_t document = 0;  // Document::hash
+  uint64_t cluster = 0;   // Document::cluster
+  double nll_sum = 0;     // nats, summed over the scored tokens
+  uint64_t tokens = 0;    // scored tokens
+};
+
+// One cluster's share of a paired comparison.
+struct ClusterDifference {
+  uint64_t cluster = 0;
+  double difference_sum = 0;  // nats, summed over tokens: variant minus reference
+  uint64_t tokens = 0;
+};
+
+struct Interval {
+  double low = 0;
+  double high = 0;
+};
+
+struct StatisticsOptions {
+  uint64_t seed = 0;
+  uint32_t bootstrap_resamples = 2000;
+  uint32_t permutations = 10000;
+  // With at most this many clusters, all 2^n sign patterns are counted instead of sampled.
+  uint32_t exact_permutation_clusters = 16;
+};
+
+struct Estimate {
+  double mean = 0;  // nats per token, token-weighted
+  Interval ci95;    // cluster bootstrap, see BootstrapInterval
+  double p = 1;     // two-sided, see SignFlipP
+  uint64_t clusters = 0;
+  uint64_t tokens = 0;
+};
+
+// Differences a - b per cluster, ascending by cluster. Both must hold the same documents with the same token counts, in
+// any order; kInvalidArgument otherwise (an unpaired comparison is a bug that must not become a number).
+Result<std::vector<ClusterDifference>> PairedDifferences(std::span<const DocumentNll> a,
+                                                         std::span<const DocumentNll> b);
+
+// sum of differences / sum of tokens; 0 without tokens.
+double WeightedMean(std::span<const ClusterDifference> differences);
+
+// 95 % bootstrap interval of the weighted mean: clusters are drawn with replacement, each draw's mean is a ratio of
+// sums; percentiles are widened for small samples by Student's t (Hesterberg 2015, "expanded percentile interval"). One
+// cluster or none has no interval: [-inf, inf].
+Interval BootstrapInterval(std::span<const ClusterDifference> differences, const StatisticsOptions& options);
+
+// Two-sided sign-flip permutation test of "the mean is 0": the share of sign patterns whose absolute mean is at least
+// the observed. Exact for few clusters; else (hits + 1) / (permutations + 1).
+double SignFlipP(std::span<const ClusterDifference> differences, const StatisticsOptions& options);
+
+// All three at once.
+Estimate EstimateDifference(std::span<const ClusterDifference> differences, const StatisticsOptions& options);
+
+// Holm (1979) step-down: adjusted p-values in the order given.
+std::vector<double> HolmAdjust(std::span<const double> p_values);
+
+// Linear interpolation between order statistics (type 7, numpy's default). REQUIRES: values not empty, q in [0, 1].
+double Quantile(std::vector<double> values, double q);
+
+}  // namespace pointsman

@@ -1,0 +1,50 @@
+// The verdict: whether a memory may be switched on, by the rule of design.md 8.
+//
+//   adopt         gain's upper 95 % bound < -min_gain, and damage's upper bound < damage_bound
+//   reject        gain's interval wholly above -min_gain, or damage's wholly above damage_bound
+//   inconclusive  else; also with fewer than min_clusters test documents or unrelated documents (near-duplicates count
+//   once)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "indexer/evaluation/report.h"
+#include "indexer/evaluation/statistics.h"
+
+namespace pointsman {
+
+struct VerdictOptions {
+  double min_gain = 0.01;       // nats per token
+  double damage_bound = 0.002;  // nats per token
+  uint64_t min_clusters = 20;   // a bootstrap over fewer is not to be trusted
+};
+
+struct Verdict {
+  Decision decision = Decision::kInconclusive;
+  std::string reason;  // one sentence, with the numbers
+};
+
+// `gain`: memory minus frozen on the test split. `damage`: the same on unrelated text; nullopt when there was none,
+// which is never adopted.
+Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, const VerdictOptions& options);
+
+// The best variant that costs less than `memory` (fewer bytes per token or a shorter build), whose paired interval
+// against `memory` is wholly below 0, and whose damage does not exceed what the memory is allowed; empty if there is
+// none. Not candidates: references (frozen, full_finetune, oracle) and controls. Variants without damage figures are no
+// candidates: a cheaper rival that breaks other text does not dominate.
+std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options);
+
+// One sentence per control (random_neighbours, shuffled_values) that breaks its promise: `memory` must beat it, and it
+// must not beat `bias`. Empty = all hold. `versus_bias` are the controls' paired intervals against `bias`.
+struct ControlInterval {
+  std::string name;
+  Interval versus_bias;    // control minus bias
+  Interval versus_memory;  // control minus memory
+};
+std::vector<std::string> CheckControls(std::span<const ControlInterval> controls);
+
+}  // namespace pointsman
