@@ -2,8 +2,8 @@
 // embedded RocksDB can be replaced by a server (PostgreSQL) and followed by replicas.
 //
 // Every write gets the next sequence number (1, 2, ..). What survives a crash is a prefix of the sequence; a write that
-// returned after Sync() survives a power cut. One writer process at a time (kBusy otherwise). Methods may be called from
-// several threads; iteration sees a consistent snapshot.
+// returned after Sync() survives a power cut. One writer process at a time (kBusy otherwise). Methods may be called
+// from several threads; iteration sees a consistent snapshot.
 #pragma once
 
 #include <cstdint>
@@ -45,18 +45,23 @@ class EntryStore {
   virtual Result<Document> GetDocument(uint64_t hash) = 0;  // kNotFound
   // Ascending by hash. The callback's error ends the iteration and is returned.
   virtual Status ForEachDocument(const std::function<Status(const Document&)>& visit) = 0;
-  // Removes the document and its entries of all layers in one atomic write.
+  // Removes the document and its entries of all layers in one atomic write. kNotFound if it is absent.
   virtual Status DeleteDocument(uint64_t hash) = 0;
 
   // One atomic batch. Entries of a document that is absent are kInvalidArgument.
+  // One change record per document in the batch. REQUIRES: layer >= 0, finite scales (kInvalidArgument otherwise).
   virtual Status PutEntries(std::span<const StoredEntry> entries) = 0;
   // Ascending by EntryId within the layer.
   virtual Status ForEachEntry(int32_t layer, const std::function<Status(const StoredEntry&)>& visit) = 0;
 
-  // Small named blobs: the key transform, trained prototypes, build progress.
+  // Small named blobs: the key transform, trained prototypes, build progress. A blob holds at most 256 MiB; keys that
+  // start with "derived/" belong to MemoryWriter.
   virtual Status PutSetting(std::string_view key, std::string_view bytes) = 0;
   virtual Result<std::string> GetSetting(std::string_view key) = 0;  // kNotFound
+  // Absent is not an error. Recorded as a kPutSetting change whose setting is gone.
   virtual Status DeleteSetting(std::string_view key) = 0;
+  // Names of the settings that start with `prefix`, ascending by bytes.
+  virtual Result<std::vector<std::string>> ListSettings(std::string_view prefix) = 0;
 
   virtual uint64_t LastSequence() const = 0;
   // Changes with sequence > after, ascending.
