@@ -3,15 +3,19 @@
 //   Router router;
 //   uint32_t slot = router.AddSlot({.tables = memory, .strength = 1.0f});
 //   Step step = router.BeginStep(slots, positions, tokens);   // once per forward pass
-//   router.Route(step, layer, hidden, logits);                // at each MoE layer, in ascending order; logits change in place
+//   router.Route(step, layer, hidden, logits);                // at each MoE layer, in ascending order; logits change
+//   in place
 //
 // T rows of a step belong to the sequences named by slots[T]; slot 0 is the frozen router and is never written. Rows of
 // one sequence ascend by position; a position at or below one already seen rewinds the sequence's gate to it.
 // A row whose weight is 0 and that has no session vector is not written: its logits keep their bits.
 // Route()'s result for a row depends on that row and its slot's earlier rows only: not on the batch, not on threads.
 //
-// Threads: AddSlot/ReleaseSlot/SetStrength are serialised by the caller with Route. Different Routers are independent.
-// Route itself runs on the calling thread.
+// A row with a non-finite hidden state, logit or result is left as it was and counted.
+// Layers for which a row's slot has neither memory nor session vector are no-ops: not counted, not traced.
+//
+// Threads: all calls on one Router are serialised by the caller, but for SetKillSwitch, which any thread may call.
+// Different Routers are independent. Route itself runs on the calling thread.
 #pragma once
 
 #include <cstdint>
@@ -31,38 +35,43 @@ struct SessionVectors {
 };
 
 struct Binding {
-  std::shared_ptr<const RoutingTables> tables;     // null: no memory
-  std::shared_ptr<const SessionVectors> session;   // null: no session
-  float strength = 1.0f;                           // 0..1, scales the memory's change
-  bool shadow = false;                             // compute and count everything, write nothing
+  std::shared_ptr<const RoutingTables> tables;    // null: no memory
+  std::shared_ptr<const SessionVectors> session;  // null: no session
+  float strength = 1.0f;                          // 0..1 (cut off there), scales the memory's change, not the session's
+  bool shadow = false;                            // compute and count everything, write nothing
 };
 
 // What happened to one row at one layer, for `--explain` and metrics.
 struct RowTrace {
-  uint32_t row = 0;        // of the step
+  uint32_t row = 0;  // of the step
   int32_t layer = 0;
-  float gate = 0;          // G
-  float confidence = 0;    // g
+  float gate = 0;        // G
+  float confidence = 0;  // g
   bool written = false;
-  std::vector<Neighbour> neighbours;     // best first
-  std::vector<float> logits_before;      // [E]
-  std::vector<float> logits_after;       // [E]
+  std::vector<Neighbour> neighbours;  // best first
+  std::vector<float> logits_before;   // [E]
+  std::vector<float> logits_after;    // [E]; in shadow mode what would have been written
 };
 
 // Totals since construction; shadow rows count as touched but not as written.
 struct RouterCounters {
-  uint64_t rows = 0;            // (row, layer) pairs seen on bound slots
-  uint64_t touched = 0;         // with weight > 0
-  uint64_t written = 0;
-  uint64_t gate_shut = 0;       // G == 0
+  uint64_t rows = 0;        // (row, layer) pairs seen on bound slots
+  uint64_t touched = 0;     // the memory's weight was above 0
+  uint64_t written = 0;     // by memory, session or both
+  uint64_t gate_shut = 0;   // G == 0 at a layer with memory
+  uint64_t non_finite = 0;  // left as they were for an infinity or NaN
 };
+
+inline constexpr float kGateUnset = -1.0f;
 
 // State of one forward pass. Valid until the next BeginStep of the same Router.
 struct Step {
   std::vector<uint32_t> slots;      // [T]
   std::vector<uint32_t> positions;  // [T]
   std::vector<int32_t> tokens;      // [T], or empty: token tables are off
-  std::vector<float> gate;          // [T], filled by the first adapted layer
+  // [T] G of each row. kGateUnset until Route at the gate's layer fills it; 1 for memories without a gate, 0 for rows
+  // without memory. A caller that knows G may set it (0..1) before the first Route; such rows leave no gate state.
+  std::vector<float> gate;
   uint64_t id = 0;
 };
 
@@ -79,17 +88,20 @@ class Router {
   // REQUIRES: slot is live.
   void SetStrength(uint32_t slot, float strength);
 
-  // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending,
+  // tokens is [T] or empty. Nothing changes on error.
+  // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending one by one,
   // a position that skips over unseen ones.
   Result<Step> BeginStep(std::span<const uint32_t> slots, std::span<const uint32_t> positions,
                          std::span<const int32_t> tokens);
 
-  // hidden [T, H], logits [T, E]. `trace`, if given, receives one RowTrace per row of a bound slot.
-  // Errors (kInvalidArgument): shapes do not fit the tables; a stale step.
+  // hidden [T, H], logits [T, E]. `trace`, if given, receives one RowTrace per row that has memory or session here, in
+  // row order. Errors (kInvalidArgument; no logits were changed): shapes do not fit the tables; a stale step; a slot
+  // released during the step; a layer with memory before the gate's layer was routed.
   Status Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
                std::vector<RowTrace>* trace = nullptr);
 
-  // Process-wide off switch: true makes every Route a no-op (rows keep their bits).
+  // Off switch: true makes every Route a no-op (rows keep their bits) at once; false takes effect with the next
+  // BeginStep, and the positions missed in between count as unknown text for the gate.
   void SetKillSwitch(bool off);
   RouterCounters counters() const;
 

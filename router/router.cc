@@ -1,0 +1,324 @@
+#include "router/router.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <utility>
+
+#include "router/blend.h"
+#include "router/confidence.h"
+#include "router/context_gate.h"
+#include "router/shapes.h"
+#include "router/slots.h"
+
+namespace pointsman {
+namespace {
+
+Error Invalid(std::string message) { return Error{ErrorCode::kInvalidArgument, std::move(message)}; }
+
+bool AllFinite(std::span<const float> values) {
+  bool finite = true;
+  for (const float value : values) finite &= std::fabs(value) <= std::numeric_limits<float>::max();
+  return finite;
+}
+
+std::span<const float> RowOf(std::span<const float> matrix, size_t row, size_t width) {
+  return matrix.subspan(row * width, width);
+}
+
+// Rows of a step that share their tables: one search answers them all.
+struct Group {
+  std::shared_ptr<const RoutingTables> tables;  // null: rows with a session only
+  std::vector<uint32_t> rows;                   // ascending
+};
+
+}  // namespace
+
+struct Router::Impl {
+  // The arrays of one Route call.
+  struct Call {
+    Step& step;
+    CallShape shape;
+    std::span<const float> hidden;
+    std::span<float> logits;
+    std::vector<RowTrace>* trace;
+  };
+
+  Status CheckRows(std::span<const uint32_t> row_slots, std::span<const uint32_t> positions);
+  float EnterStep(uint32_t row, Slot& slot, uint32_t position);
+  Status CheckCall(const Step& step, const CallShape& shape);
+  std::span<const float> Gather(const Call& call, std::span<const uint32_t> rows);
+  void FillGates(const Call& call, const Group& group);
+  Status CheckGates(const Step& step, const CallShape& shape) const;
+  void RouteGroup(const Call& call, const Group& group);
+  void RouteRow(const Call& call, uint32_t row, const Slot& slot, const LayerView* view,
+                std::span<const Neighbour> found, bool finite);
+
+  SlotTable slots;
+  std::atomic<bool> off{false};
+  bool step_off = false;  // the switch was on at some point of this step
+  uint64_t step_id = 0;
+  std::vector<Group> groups;
+  RouterCounters counters;
+  Blender blender;
+
+  // Scratch of one call, kept to save allocations.
+  std::vector<int64_t> next_position;  // by slot id, -1: not in this step yet
+  std::vector<uint32_t> search_rows;
+  std::vector<uint8_t> finite_rows;
+  std::vector<float> queries;
+  std::vector<Neighbour> neighbours;
+  std::vector<float> changed;
+};
+
+Router::Router() : impl_(std::make_unique<Impl>()) {}
+Router::~Router() = default;
+
+uint32_t Router::AddSlot(Binding binding) { return impl_->slots.Add(std::move(binding)); }
+
+void Router::ReleaseSlot(uint32_t slot) { impl_->slots.Release(slot); }
+
+void Router::SetStrength(uint32_t slot, float strength) {
+  if (Slot* live = impl_->slots.Find(slot)) live->binding.strength = ClampStrength(strength);
+}
+
+void Router::SetKillSwitch(bool off) { impl_->off.store(off); }
+
+RouterCounters Router::counters() const { return impl_->counters; }
+
+std::vector<float> Router::GateHistory(uint32_t slot) const {
+  const Slot* live = impl_->slots.Find(slot);
+  if (live == nullptr || live->binding.tables == nullptr) return {};
+  const GateView& gate = live->binding.tables->gate;
+  return gate.enabled ? live->gate.History(gate) : std::vector<float>(live->length, 1.0f);
+}
+
+Status Router::Impl::CheckRows(std::span<const uint32_t> row_slots, std::span<const uint32_t> positions) {
+  next_position.assign(slots.bound(), -1);
+  for (size_t row = 0; row < row_slots.size(); ++row) {
+    const uint32_t id = row_slots[row];
+    if (id == 0) continue;
+    const Slot* slot = slots.Find(id);
+    if (slot == nullptr) return Invalid(fmt::format("row {}: slot {} is not live; call AddSlot first", row, id));
+    const int64_t expected = next_position[id];
+    if (expected < 0 && positions[row] > slot->length) {
+      return Invalid(fmt::format("row {}: position {} of slot {} skips over unseen ones; go on at {} or below", row,
+                                 positions[row], id, slot->length));
+    }
+    if (expected >= 0 && positions[row] != expected) {
+      return Invalid(fmt::format("row {}: position {} of slot {} must be {}; pass a sequence's rows in ascending order",
+                                 row, positions[row], id, expected));
+    }
+    next_position[id] = int64_t{positions[row]} + 1;
+  }
+  return {};
+}
+
+// Puts one row of a live slot into the step and returns what is known of its gate.
+float Router::Impl::EnterStep(uint32_t row, Slot& slot, uint32_t position) {
+  if (slot.step != step_id) {
+    slot.step = step_id;
+    slot.gate.Truncate(position);
+  }
+  slot.length = position + 1;
+  const auto& tables = slot.binding.tables;
+  auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.tables == tables; });
+  if (group == groups.end()) group = groups.insert(group, Group{.tables = tables, .rows = {}});
+  group->rows.push_back(row);
+  if (tables == nullptr) return 0;
+  return tables->gate.enabled ? kGateUnset : 1;
+}
+
+Result<Step> Router::BeginStep(std::span<const uint32_t> slots, std::span<const uint32_t> positions,
+                               std::span<const int32_t> tokens) {
+  if (slots.size() != positions.size() || (!tokens.empty() && tokens.size() != slots.size())) {
+    return Invalid(fmt::format("step of {} slots, {} positions and {} tokens; pass one of each a row", slots.size(),
+                               positions.size(), tokens.size()));
+  }
+  Impl& impl = *impl_;
+  POINTSMAN_CHECK_OK(impl.CheckRows(slots, positions));
+  impl.groups.clear();
+  impl.step_off = impl.off.load();
+  Step step{.slots = {slots.begin(), slots.end()},
+            .positions = {positions.begin(), positions.end()},
+            .tokens = {tokens.begin(), tokens.end()},
+            .gate = std::vector<float>(slots.size(), 0.0f),
+            .id = ++impl.step_id};
+  for (uint32_t row = 0; row < slots.size(); ++row) {
+    if (slots[row] != 0) step.gate[row] = impl.EnterStep(row, *impl.slots.Find(slots[row]), positions[row]);
+  }
+  return step;
+}
+
+Status Router::Impl::CheckCall(const Step& step, const CallShape& shape) {
+  for (const Group& group : groups) {
+    if (group.tables != nullptr) POINTSMAN_CHECK_OK(CheckTablesFit(*group.tables, shape));
+    for (const uint32_t row : group.rows) {
+      const Slot* slot = slots.Find(step.slots[row]);
+      if (slot == nullptr || slot->step != step.id) {
+        return Invalid(
+            fmt::format("row {}: slot {} was released during the step; begin a new step", row, step.slots[row]));
+      }
+      POINTSMAN_CHECK_OK(CheckSessionFits(slot->binding.session.get(), shape));
+    }
+  }
+  return {};
+}
+
+// The hidden states of `rows` as one matrix: a view where they lie side by side, else a copy.
+std::span<const float> Router::Impl::Gather(const Call& call, std::span<const uint32_t> rows) {
+  const size_t width = call.shape.hidden;
+  if (rows.empty()) return {};
+  if (rows.back() - rows.front() + 1 == rows.size()) {
+    return call.hidden.subspan(rows.front() * width, rows.size() * width);
+  }
+  queries.resize(rows.size() * width);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::ranges::copy(RowOf(call.hidden, rows[i], width), queries.begin() + static_cast<ptrdiff_t>(i * width));
+  }
+  return queries;
+}
+
+void Router::Impl::FillGates(const Call& call, const Group& group) {
+  const GateView& gate = group.tables->gate;
+  if (!gate.enabled || gate.layer != call.shape.layer) return;
+  search_rows.clear();
+  for (const uint32_t row : group.rows) {
+    const bool finite = AllFinite(RowOf(call.hidden, row, call.shape.hidden));
+    if (call.step.gate[row] == kGateUnset && finite) search_rows.push_back(row);
+  }
+  const auto k = static_cast<uint32_t>(std::clamp<int64_t>(gate.k, 0, static_cast<int64_t>(gate.keys.rows)));
+  neighbours.assign(search_rows.size() * k, Neighbour{});
+  if (!neighbours.empty()) SearchExact(gate.keys, Gather(call, search_rows), k, neighbours);
+
+  size_t searched = 0;
+  for (const uint32_t row : group.rows) {
+    if (call.step.gate[row] != kGateUnset) continue;
+    // A token whose hidden state is not finite says nothing about the text: it counts as the prior.
+    double similarity = gate.prior;
+    if (searched < search_rows.size() && search_rows[searched] == row) {
+      similarity = GateSimilarity(gate, std::span(neighbours).subspan(searched++ * k, k));
+    }
+    Slot& slot = *slots.Find(call.step.slots[row]);
+    call.step.gate[row] = slot.gate.Append(gate, call.step.positions[row], similarity);
+  }
+}
+
+Status Router::Impl::CheckGates(const Step& step, const CallShape& shape) const {
+  for (const Group& group : groups) {
+    if (group.tables == nullptr || FindLayer(*group.tables, shape.layer) == nullptr) continue;
+    for (const uint32_t row : group.rows) {
+      const float gate = step.gate[row];
+      const GateView& view = group.tables->gate;
+      if (gate == kGateUnset && view.enabled && view.layer != shape.layer) {
+        return Invalid(fmt::format("layer {}: row {} has no gate yet; route layer {} of this step first", shape.layer,
+                                   row, view.layer));
+      }
+      if (gate != kGateUnset && !(gate >= 0 && gate <= 1)) {
+        return Invalid(fmt::format("layer {}: row {} has the gate {}; set it within 0..1", shape.layer, row, gate));
+      }
+    }
+  }
+  return {};
+}
+
+void Router::Impl::RouteGroup(const Call& call, const Group& group) {
+  const CallShape& shape = call.shape;
+  const LayerView* view = group.tables == nullptr ? nullptr : FindLayer(*group.tables, shape.layer);
+  search_rows.clear();
+  finite_rows.clear();
+  for (const uint32_t row : group.rows) {
+    const bool finite =
+        AllFinite(RowOf(call.hidden, row, shape.hidden)) && AllFinite(RowOf(call.logits, row, shape.experts));
+    finite_rows.push_back(finite);
+    const float strength = slots.Find(call.step.slots[row])->binding.strength;
+    if (view != nullptr && finite && strength * call.step.gate[row] > 0) search_rows.push_back(row);
+  }
+  const int64_t rows = view == nullptr ? 0 : static_cast<int64_t>(view->keys.rows);
+  const auto k = static_cast<uint32_t>(view == nullptr ? 0 : std::clamp<int64_t>(view->calibration.k, 0, rows));
+  neighbours.assign(search_rows.size() * k, Neighbour{});
+  if (!neighbours.empty()) SearchExact(view->keys, Gather(call, search_rows), k, neighbours);
+
+  size_t searched = 0;
+  for (size_t i = 0; i < group.rows.size(); ++i) {
+    const uint32_t row = group.rows[i];
+    std::span<const Neighbour> found;
+    if (searched < search_rows.size() && search_rows[searched] == row) {
+      found = FoundNeighbours(std::span(neighbours).subspan(searched++ * k, k));
+    }
+    RouteRow(call, row, *slots.Find(call.step.slots[row]), view, found, finite_rows[i] != 0);
+  }
+}
+
+void Router::Impl::RouteRow(const Call& call, uint32_t row, const Slot& slot, const LayerView* view,
+                            std::span<const Neighbour> found, bool finite) {
+  const auto session = SessionVector(slot.binding.session.get(), call.shape.layer);
+  if (view == nullptr && session.empty()) return;
+  const float gate = call.step.gate[row];
+  const auto before = call.logits.subspan(row * call.shape.experts, call.shape.experts);
+  changed.assign(before.begin(), before.end());
+  BlendOutcome outcome;
+  if (view != nullptr && finite) {
+    const BlendInput input{.neighbours = found,
+                           .hidden = RowOf(call.hidden, row, call.shape.hidden),
+                           .token = call.step.tokens.empty() ? kNoToken : call.step.tokens[row],
+                           .strength = slot.binding.strength,
+                           .gate = gate};
+    outcome = blender.Blend(*view, slot.binding.tables->value_kind, slot.binding.tables->top_k, input, changed);
+  }
+  if (finite) {
+    for (size_t e = 0; e < session.size(); ++e) changed[e] += session[e];
+  }
+  finite = finite && AllFinite(changed);
+  const bool written = finite && (outcome.touched || !session.empty()) && !slot.binding.shadow;
+  counters.rows += 1;
+  counters.touched += outcome.touched;
+  counters.written += written;
+  counters.gate_shut += view != nullptr && gate == 0;
+  counters.non_finite += !finite;
+  if (call.trace != nullptr) {
+    RowTrace entry{.row = row,
+                   .layer = call.shape.layer,
+                   .gate = gate,
+                   .confidence = outcome.confidence,
+                   .written = written,
+                   .neighbours = {found.begin(), found.end()},
+                   .logits_before = {before.begin(), before.end()},
+                   .logits_after = {}};
+    entry.logits_after = finite ? changed : entry.logits_before;
+    call.trace->push_back(std::move(entry));
+  }
+  if (written) std::ranges::copy(changed, before.begin());
+}
+
+Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
+                     std::vector<RowTrace>* trace) {
+  Impl& impl = *impl_;
+  const size_t rows = step.slots.size();
+  if (step.id != impl.step_id || step.gate.size() != rows || step.positions.size() != rows ||
+      (!step.tokens.empty() && step.tokens.size() != rows)) {
+    return Invalid(fmt::format("layer {}: the step is stale or was altered; call BeginStep before Route", layer));
+  }
+  if (impl.off.load()) impl.step_off = true;
+  if (impl.step_off) return {};
+  POINTSMAN_TRY(const CallShape shape, MakeCallShape(layer, rows, hidden.size(), logits.size()));
+  POINTSMAN_CHECK_OK(impl.CheckCall(step, shape));
+  POINTSMAN_CHECK_OK(impl.CheckGates(step, shape));
+
+  const Impl::Call call{.step = step, .shape = shape, .hidden = hidden, .logits = logits, .trace = trace};
+  const size_t first = trace == nullptr ? 0 : trace->size();
+  for (const Group& group : impl.groups) {
+    if (group.tables != nullptr) impl.FillGates(call, group);
+    impl.RouteGroup(call, group);
+  }
+  if (trace != nullptr) {
+    std::sort(trace->begin() + static_cast<ptrdiff_t>(first), trace->end(),
+              [](const RowTrace& a, const RowTrace& b) { return a.row < b.row; });
+  }
+  return {};
+}
+
+}  // namespace pointsman
