@@ -1,0 +1,160 @@
+#include "adapt/trainer.h"
+
+#include <ATen/Functions.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+
+#include "adapt/adam.h"
+#include "adapt/parallel.h"
+
+namespace pointsman {
+namespace {
+
+double Seconds(std::chrono::steady_clock::time_point since) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
+}
+
+struct ShardResult {
+  double loss_sum = 0;  // nats over counted targets
+  std::vector<at::Tensor> gradients;
+};
+
+// Gradient of sum(nll) / batch_weight on one shard.
+ShardResult ShardGradients(const MoeModel& model, const RoutingModule* module,
+                           const std::vector<at::Tensor>& parameters, const Batch& batch, double batch_weight) {
+  c10::AutoGradMode with_grad(true);
+  ShardResult result;
+  std::unique_ptr<ModuleHook> hook;
+  if (module) hook = std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
+  const at::Tensor sum = TokenLosses(model, batch, hook.get()).sum();
+  result.loss_sum = sum.item<double>();
+  result.gradients = torch::autograd::grad({sum / batch_weight}, parameters, {}, /*retain_graph=*/std::nullopt,
+                                           /*create_graph=*/false, /*allow_unused=*/true);
+  return result;
+}
+
+class Loop {
+ public:
+  Loop(const MoeModel& model, const RoutingModule* module, std::vector<Parameter> parameters,
+       std::span<const Sequence> reference, std::span<const Sequence> held_out, const TrainOptions& options)
+      : model_(model),
+        module_(module),
+        parameters_(std::move(parameters)),
+        reference_(reference),
+        held_out_(held_out),
+        options_(options),
+        adam_(parameters_, 0.9, options.beta2) {
+    for (const Parameter& p : parameters_) values_.push_back(p.value);
+  }
+
+  TrainReport Run() {
+    TrainReport report;
+    Keep();
+    report.initial_nll = report.best_nll = HeldOut();
+    Note(report, {0, 0, report.best_nll, 0});
+    int worse = 0;
+    for (int epoch = 1; epoch <= options_.epochs && worse < options_.patience; ++epoch) {
+      const auto started = std::chrono::steady_clock::now();
+      const double train = Epoch(epoch);
+      const double held_out = HeldOut();
+      Note(report, {epoch, train, held_out, Seconds(started)});
+      worse = held_out < report.best_nll ? 0 : worse + 1;
+      if (worse == 0) {
+        report.best_nll = held_out;
+        report.best_epoch = epoch;
+        Keep();
+      }
+    }
+    c10::AutoGradMode no_grad(false);
+    for (size_t i = 0; i < values_.size(); ++i) values_[i].copy_(best_[i]);
+    return report;
+  }
+
+ private:
+  double Epoch(int epoch) {
+    const auto plan = PlanBatches(reference_, options_.batch_sequences, options_.seed * 1000003 + epoch);
+    const double total_steps = static_cast<double>(plan.size()) * options_.epochs;
+    double loss = 0, count = 0;
+    for (size_t i = 0; i < plan.size(); ++i) {
+      const double done = (static_cast<double>(plan.size()) * (epoch - 1) + static_cast<double>(i)) / total_steps;
+      const auto [step_loss, step_count] = Step(plan[i], 1 - done);
+      loss += step_loss;
+      count += step_count;
+      if (options_.on_progress) options_.on_progress(static_cast<uint64_t>(step_count));
+    }
+    return count > 0 ? loss / count : 0;
+  }
+
+  std::pair<double, double> Step(const std::vector<uint32_t>& members, double rate_scale) {
+    std::vector<Batch> shards;
+    double weight = 0;
+    for (size_t i = 0; i < members.size(); i += kShardSequences) {
+      const size_t n = std::min<size_t>(kShardSequences, members.size() - i);
+      shards.push_back(MakeBatch(reference_, std::span(members).subspan(i, n)));
+      weight += shards.back().weights.sum().item<double>();
+    }
+    if (weight == 0) return {0, 0};
+    std::vector<ShardResult> results(shards.size());
+    ParallelFor(static_cast<int>(shards.size()), options_.threads,
+                [&](int i) { results[i] = ShardGradients(model_, module_, values_, shards[i], weight); });
+    double loss = results[0].loss_sum;
+    std::vector<at::Tensor>& total = results[0].gradients;
+    for (size_t s = 1; s < results.size(); ++s) {
+      loss += results[s].loss_sum;
+      for (size_t p = 0; p < total.size(); ++p) {
+        const at::Tensor& g = results[s].gradients[p];
+        if (g.defined()) total[p] = total[p].defined() ? total[p].add(g) : g;
+      }
+    }
+    adam_.Step(total, rate_scale);
+    return {loss, weight};
+  }
+
+  double HeldOut() const {
+    HookFactory hooks;
+    if (module_) {
+      hooks = [this](const Batch& batch, std::vector<uint32_t>*) {
+        return std::make_unique<ModuleHook>(*module_, batch, /*training=*/false);
+      };
+    }
+    return MeanNll(held_out_, ScoreSequences(model_, held_out_, hooks, {options_.threads, 8, {}}));
+  }
+
+  void Note(TrainReport& report, EpochReport epoch) {
+    report.epochs.push_back(epoch);
+    if (options_.on_epoch) options_.on_epoch(epoch);
+  }
+
+  void Keep() {
+    best_.clear();
+    for (const at::Tensor& value : values_) best_.push_back(value.detach().clone());
+  }
+
+  const MoeModel& model_;
+  const RoutingModule* module_;
+  std::vector<Parameter> parameters_;
+  std::vector<at::Tensor> values_, best_;
+  std::span<const Sequence> reference_, held_out_;
+  const TrainOptions& options_;
+  Adam adam_;
+};
+
+}  // namespace
+
+TrainReport Train(const MoeModel& model, RoutingModule& module, std::span<const Sequence> reference,
+                  std::span<const Sequence> held_out, const TrainOptions& options) {
+  return Loop(model, &module, module.Parameters(), reference, held_out, options).Run();
+}
+
+TrainReport TrainWeights(MoeModel& clone, double learning_rate, std::span<const Sequence> reference,
+                         std::span<const Sequence> held_out, const TrainOptions& options) {
+  std::vector<Parameter> parameters;
+  for (auto& [name, value] : clone.Weights()) parameters.push_back({name, value, learning_rate});
+  return Loop(clone, nullptr, std::move(parameters), reference, held_out, options).Run();
+}
+
+}  // namespace pointsman

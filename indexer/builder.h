@@ -1,0 +1,95 @@
+// The door of the indexer: corpus -> memory -> verdict (design.md 8). The functions below are what the commands call.
+//
+// All of them print progress to stderr unless `quiet`, use up to `threads` threads, and
+// give the same result for any number of them. One at a time per process (they set LibTorch's own threads to 1).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "indexer/evaluation/report.h"
+#include "indexer/ingest.h"
+#include "memory/manifest.h"
+#include "memory/memory.h"
+#include "memory/result.h"
+
+namespace pointsman {
+
+// What every job reads: a model, a corpus and how the corpus is cut. Flags of the same name (with dashes).
+struct CorpusOptions {
+  std::filesystem::path model;
+  std::vector<std::string> corpus;
+  std::vector<std::string> jsonl_fields;
+  std::vector<std::string> off_domain;  // unrelated text; empty: kinds found on this machine (general_text.h)
+  uint64_t seed = 0;
+  uint64_t max_tokens = 100'000;  // of reference text
+  uint64_t max_test_tokens = 60'000;
+  uint64_t max_off_domain_tokens = 100'000;
+  uint32_t max_tokens_per_document = 2'048;
+  bool split_by_library = false;  // train on some libraries (top folders), test on others
+  int threads = 2;
+  bool quiet = false;
+};
+
+struct BuildOptions {
+  CorpusOptions data;
+  std::filesystem::path out;
+  std::string kind = "auto";       // auto | entries | prototypes
+  std::string preset = "default";  // default | fast | knn
+  std::string blend = "delta";     // delta | logits | assignments (the last two: preset knn)
+  std::string layers = "auto";     // auto | all | "0,3,.."
+  bool resume = false;             // go on with an interrupted build of the same settings
+  bool no_text = false;            // keep no token ids: no excerpts, no rebuild, no trained variants in eval
+  double min_gain = 0.01;
+  double damage_bound = 0.002;
+};
+
+struct StageTime {
+  std::string stage;
+  double seconds = 0;
+};
+
+struct BuildReport {
+  Manifest manifest;
+  MemoryStats stats;
+  IngestReport ingest;
+  std::vector<StageTime> stages;
+  std::vector<std::string> notes;  // one sentence each, for the person at the terminal
+};
+
+// Builds, publishes and scores a memory. Errors: kInvalidArgument (options), kNotFound (model, empty corpus), kBusy,
+// kNoSpace, kIo, kMismatch (--resume with other settings). An existing memory at `out` is replaced by a new generation
+// only when everything before publication succeeded.
+Result<BuildReport> BuildMemory(const BuildOptions& options);
+
+struct EvalOptions {
+  CorpusOptions data;                    // data.corpus may be empty with a memory and a test corpus
+  std::filesystem::path memory;          // empty: no memory; the split of `build` for the same seed
+  std::vector<std::string> test_corpus;  // all of it is test
+  std::vector<std::string> variants{"frozen", "bias", "router_finetune", "knn", "memory"};  // or {"all"}
+  double min_gain = 0.01;
+  double damage_bound = 0.002;
+};
+
+// Names that EvalOptions::variants accepts, in the order of the report.
+std::vector<std::string> VariantNames();
+
+// Scores the variants on the memory's test split (counted in the manifest) or on test_corpus.
+Result<EvalReport> Evaluate(const EvalOptions& options);
+
+struct ProbeOptions {
+  CorpusOptions data;
+  uint64_t sample_tokens = 2'048;
+};
+Result<ProbeReport> Probe(const ProbeOptions& options);
+
+struct PlanOptions {
+  BuildOptions build;
+};
+// Predicts RAM, time (from a short measurement on this machine) and bytes of a build without doing it.
+Result<PlanReport> Plan(const PlanOptions& options);
+
+}  // namespace pointsman
