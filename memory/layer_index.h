@@ -19,18 +19,21 @@ struct Neighbour {
 };
 
 // Exact top-k, best first, for T queries. queries [T, H]; out [T, k] (slots beyond the number of rows keep
-// similarity -2). REQUIRES: queries.size() == T * view.hidden, out.size() == T * k.
-// Runs on the calling thread.
+// similarity -2). A query that is not finite finds nothing: all its slots keep -2. A query that equals the mean has
+// similarity 0 to every key. REQUIRES: queries.size() == T * view.hidden, out.size() == T * k.
+// Runs on the calling thread; scratch memory is bounded, whatever T.
 void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out);
 
 // The query side alone: normalise(projection (h - mean)) as fp32 [T, D] (training, tests, capture).
 void TransformQueries(const KeyIndexView& view, std::span<const float> queries, std::span<float> out);
 
-// Keys already transformed and normalised [R, D] -> codes [R, D] and scales [R] (symmetric, max |x| / 127).
+// Keys already transformed and normalised [R, D] -> codes [R, D] and scales [R] (symmetric, max |x| / 127). A row that
+// is not finite gets a NaN scale, which CheckTables refuses. REQUIRES: codes and rows [R, D], scales [R].
 void QuantizeRows(std::span<const float> rows, uint32_t dim, std::span<int8_t> codes, std::span<float> scales);
 
-// Which kernel SearchExact runs on this machine: "avx2" or "portable". Tests and `bench scan` may force one.
-enum class ScanKernel { kAuto, kPortable, kAvx2 };
+// Which kernel SearchExact runs on this machine: "avx512", "avx2" or "portable"; all give the same bits. Tests and
+// `bench scan` may force one (one that is not available falls back to portable).
+enum class ScanKernel { kAuto, kPortable, kAvx2, kAvx512 };
 const char* ScanKernelName(ScanKernel kernel);
 bool ScanKernelAvailable(ScanKernel kernel);
 void SearchExactWith(ScanKernel kernel, const KeyIndexView& view, std::span<const float> queries, uint32_t k,
