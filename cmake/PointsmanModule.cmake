@@ -47,6 +47,8 @@ function(pointsman_use_torch target)
     add_library(pointsman_torch_pch OBJECT ${CMAKE_BINARY_DIR}/torch_pch.cc)
     target_include_directories(pointsman_torch_pch SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
     target_link_libraries(pointsman_torch_pch PUBLIC ${TORCH_LIBRARIES})
+    # The flags of its users: a precompiled header made without -fopenmp is refused by them.
+    target_link_libraries(pointsman_torch_pch PRIVATE OpenMP::OpenMP_CXX)
     target_precompile_headers(pointsman_torch_pch PRIVATE ${POINTSMAN_TORCH_PCH})
     target_compile_options(pointsman_torch_pch PRIVATE -Wno-error)
   endif()
