@@ -28,7 +28,7 @@ struct CorpusOptions {
   uint64_t max_tokens = 100'000;  // of reference text
   uint64_t max_test_tokens = 60'000;
   uint64_t max_off_domain_tokens = 100'000;
-  uint32_t max_tokens_per_document = 2'048;
+  uint32_t max_tokens_per_document = 1'024;
   bool split_by_library = false;  // train on some libraries (top folders), test on others
   int threads = 2;
   bool quiet = false;

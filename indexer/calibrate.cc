@@ -1,0 +1,103 @@
+#include "indexer/calibrate.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+
+#include "adapt/entry_values.h"
+#include "adapt/tensors.h"
+#include "indexer/evaluation/statistics.h"
+#include "memory/key_transform.h"
+#include "memory/layer_index.h"
+
+namespace pointsman {
+namespace {
+
+constexpr int kKMeansIterations = 8;
+constexpr size_t kSettledUnrelated = 4, kSettledRelated = 8;  // tokens before m_t counts (findings F3)
+
+// Running means m_t for t > skip.
+std::vector<double> RunningMeans(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate, size_t skip) {
+  std::vector<double> means;
+  for (const std::vector<float>& s : sequences) {
+    double sum = static_cast<double>(gate.n0) * gate.prior;
+    for (size_t t = 0; t < s.size(); ++t) {
+      sum += s[t];
+      if (t >= skip) means.push_back(sum / (gate.n0 + static_cast<double>(t + 1)));
+    }
+  }
+  return means;
+}
+
+std::vector<std::vector<float>> Similarities(const MoeModel& model, const OwnedGate& gate,
+                                             std::span<const Sequence> sequences, int threads) {
+  std::vector<Sequence> numbered(sequences.begin(), sequences.end());
+  NumberRows(numbered);
+  const at::Tensor hidden = CaptureHidden(model, numbered, {threads, {}})[gate.layer];
+  const KeyIndexView view = ViewOf(gate.keys);
+  std::vector<std::vector<float>> result;
+  for (const Sequence& s : numbered) {
+    const size_t n = s.inputs.size();
+    std::vector<Neighbour> found(n * gate.k);
+    SearchExact(view, SpanOf(hidden).subspan(s.first_row * view.hidden, n * view.hidden), gate.k, found);
+    std::vector<float> means(n);
+    for (size_t t = 0; t < n; ++t) {
+      double sum = 0;
+      for (int32_t i = 0; i < gate.k; ++i) sum += found[t * gate.k + i].similarity;
+      means[t] = static_cast<float>(sum / gate.k);
+    }
+    result.push_back(std::move(means));
+  }
+  return result;
+}
+
+}  // namespace
+
+std::span<const GateQuantiles> GateLadder() {
+  static constexpr std::array<GateQuantiles, 6> kLadder{
+      {{0.95, 0.10}, {0.95, 0.25}, {0.99, 0.25}, {0.995, 0.5}, {0.999, 0.5}, {1.0, 0.75}}};
+  return kLadder;
+}
+
+Result<OwnedGate> MakeGate(const MoeModel& model, const LayerKeys& first_layer, const GateOptions& options) {
+  OwnedGate gate;
+  gate.enabled = true;
+  gate.layer = 0;
+  gate.n0 = options.n0;
+  const uint32_t rows = static_cast<uint32_t>(first_layer.keys.size(0));
+  const uint32_t dim = static_cast<uint32_t>(first_layer.keys.size(1));
+  const uint32_t centroids = std::min(options.centroids, rows / 4);
+  if (centroids == 0) {
+    return Error{ErrorCode::kInvalidArgument, "reference text: fewer than 4 tokens; the gate needs more text"};
+  }
+  gate.k = std::min<int32_t>(options.best, static_cast<int32_t>(centroids));
+  POINTSMAN_TRY(const std::vector<float> centers,
+                SphericalKMeans(SpanOf(first_layer.keys), dim, centroids, kKMeansIterations, options.seed));
+  gate.keys.hidden = static_cast<uint32_t>(model.config().hidden_size);
+  gate.keys.dim = dim;
+  gate.keys.mean = first_layer.transform.mean;
+  gate.keys.projection = first_layer.transform.projection;
+  gate.keys.SetKeys(centers);
+  return gate;
+}
+
+GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<const Sequence> related,
+                       std::span<const Sequence> unrelated, int threads) {
+  return {Similarities(model, gate, related, threads), Similarities(model, gate, unrelated, threads)};
+}
+
+void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate) {
+  double sum = 0, count = 0;
+  for (const std::vector<float>& s : samples.unrelated) {
+    for (float v : s) sum += v;
+    count += static_cast<double>(s.size());
+  }
+  gate.prior = count > 0 ? static_cast<float>(sum / count) : 0;
+  const auto low = RunningMeans(samples.unrelated, gate, kSettledUnrelated);
+  const auto high = RunningMeans(samples.related, gate, kSettledRelated);
+  gate.lo = low.empty() ? gate.prior : static_cast<float>(Quantile(low, quantiles.unrelated));
+  gate.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
+  gate.hi = std::max(gate.hi, gate.lo + kMinRamp);
+}
+
+}  // namespace pointsman

@@ -1,0 +1,49 @@
+// Calibrates the context gate (findings F3) after training: how much a text so far resembles the memory, from a fixed
+// set of centroids at the first MoE layer, as a ramp between unrelated text and held-out reference documents.
+//
+// The gate's similarity does not depend on the memory's values: the first MoE layer's router input comes before any
+// changed routing. So the centroids are made once, and tightening moves only lo and hi.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "adapt/capture.h"
+#include "adapt/sequences.h"
+#include "memory/result.h"
+#include "memory/routing_tables_owned.h"
+#include "models/model.h"
+
+namespace pointsman {
+
+struct GateOptions {
+  uint32_t centroids = 1024;  // findings F3: 1,024 with the best 8
+  int32_t best = 8;
+  float n0 = 4;
+  uint64_t seed = 0;
+};
+
+// s_t of every token of every sequence, with the text it comes from.
+struct GateSamples {
+  std::vector<std::vector<float>> related;    // held-out reference documents, one vector a sequence
+  std::vector<std::vector<float>> unrelated;  // general text
+};
+
+// From loose to tight: quantiles of the running mean m_t on unrelated text (lo) and on held-out reference text (hi).
+struct GateQuantiles {
+  double unrelated = 0.95;
+  double related = 0.10;
+};
+std::span<const GateQuantiles> GateLadder();
+
+// A gate with centroids, prior and n0; lo and hi are still to be set (SetRamp). `first_layer` are the reference keys of
+// layer 0.
+Result<OwnedGate> MakeGate(const MoeModel& model, const LayerKeys& first_layer, const GateOptions& options);
+GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<const Sequence> related,
+                       std::span<const Sequence> unrelated, int threads);
+// Sets prior, lo and hi from the samples. The ramp is at least kMinRamp wide.
+void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate);
+inline constexpr float kMinRamp = 0.01f;
+
+}  // namespace pointsman

@@ -1,0 +1,119 @@
+#include "indexer/candidates.h"
+
+#include <ATen/Functions.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <utility>
+
+#include "adapt/tensors.h"
+#include "adapt/token_values.h"
+
+namespace pointsman {
+namespace {
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options) {
+  TrainOptions train;
+  train.epochs = options.epochs;
+  train.seed = options.seed;
+  train.threads = options.threads;
+  train.on_progress = options.on_progress;
+  if (options.on_epoch) train.on_epoch = [&options, name](const EpochReport& r) { options.on_epoch(name, r); };
+  return train;
+}
+
+OwnedTables EmptyTables(const MoeModel& model, const ReferenceSet& set, MemoryKind kind) {
+  OwnedTables tables;
+  tables.kind = kind;
+  tables.top_k = static_cast<uint32_t>(model.config().experts_per_token);
+  tables.documents = set.names;
+  return tables;
+}
+
+// What is stored for a token whose frozen logits are z and whose optimised change is d (design.md 5, value_kind).
+at::Tensor StoredValues(const at::Tensor& z, const at::Tensor& d, ValueKind kind, int64_t top_k) {
+  if (kind == ValueKind::kDelta) return d;
+  if (kind == ValueKind::kLogits) return z + d;
+  const auto [weights, experts] = (z + d).softmax(-1).topk(top_k, -1);
+  return at::zeros_like(z).scatter_(-1, experts, weights / weights.sum({-1}, /*keepdim=*/true));
+}
+
+}  // namespace
+
+uint32_t PrototypeCount(uint64_t tokens) {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
+}
+
+Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
+                                  const CandidateOptions& options) {
+  const auto started = std::chrono::steady_clock::now();
+  prototypes.count = std::min<uint32_t>(prototypes.count, static_cast<uint32_t>(set.tokens() / 2));
+  prototypes.seed = options.seed;
+  Candidate candidate{"prototypes", EmptyTables(model, set, MemoryKind::kPrototypes), 0, {}};
+  POINTSMAN_TRY(std::unique_ptr<Prototypes> module, Prototypes::Create(model.config(), set.keys, prototypes));
+  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
+  candidate.tables.layers = module->Export(set.hidden, set.refs);
+  candidate.build_s = SecondsSince(started);
+  return candidate;
+}
+
+Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, EntryOptions entries,
+                               const CandidateOptions& options) {
+  const auto started = std::chrono::steady_clock::now();
+  entries.threads = options.threads;
+  Candidate candidate{"entries", EmptyTables(model, set, MemoryKind::kEntries), 0, {}};
+  POINTSMAN_TRY(std::unique_ptr<EntryValues> module,
+                EntryValues::Create(model.config(), set.keys, set.hidden, set.groups, entries));
+  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
+  candidate.tables.layers = module->Export(set.refs);
+  candidate.build_s = SecondsSince(started);
+  return candidate;
+}
+
+Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const CandidateOptions& options) {
+  constexpr float kTau = 0.5f;  // findings section 1, "the paper's memory"
+  constexpr int kNeighbours = 8;
+  const auto started = std::chrono::steady_clock::now();
+  TokenValueOptions values;
+  values.threads = options.threads;
+  values.on_progress = options.on_progress;
+  const TokenValues optimised = OptimizeTokenValues(model, set.reference, values);
+  c10::AutoGradMode no_grad(false);
+  Candidate candidate{"knn", EmptyTables(model, set, MemoryKind::kEntries), 0, {}};
+  candidate.tables.value_kind = options.value_kind;
+  for (size_t layer = 0; layer < optimised.values.size(); ++layer) {
+    POINTSMAN_TRY(const LayerKeys raw, MakeKeys(set.hidden[layer], /*dim=*/0));
+    OwnedLayer owned;
+    owned.layer = static_cast<int32_t>(layer);
+    owned.experts = static_cast<uint32_t>(model.config().num_experts);
+    owned.keys = IndexOf(raw, static_cast<uint32_t>(model.config().hidden_size));
+    const at::Tensor z = at::matmul(set.hidden[layer], model.RouterWeight(static_cast<int>(layer)).t());
+    owned.SetValues(
+        VectorOf(StoredValues(z, optimised.values[layer], options.value_kind, model.config().experts_per_token)));
+    owned.references = set.refs;
+    owned.calibration = {kNeighbours, kTau, kTau, 1.0f, ConfidenceRule::kMeanKernel};
+    candidate.tables.layers.push_back(std::move(owned));
+  }
+  candidate.build_s = SecondsSince(started);
+  return candidate;
+}
+
+uint64_t TableBytes(const RoutingTables& tables) {
+  const auto key_bytes = [](const KeyIndexView& k) {
+    return k.codes.size_bytes() + k.code_scales.size_bytes() + k.mean.size_bytes() + k.projection.size_bytes();
+  };
+  uint64_t bytes = tables.gate.enabled ? key_bytes(tables.gate.keys) : 0;
+  for (const LayerView& l : tables.layers) {
+    bytes += key_bytes(l.keys) + l.values.size_bytes() + l.value_scales.size_bytes() + l.references.size_bytes() +
+             l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes();
+  }
+  return bytes;
+}
+
+}  // namespace pointsman

@@ -1,0 +1,51 @@
+// The kinds of memory that a build can choose from, each made from the same reference set and delivered as the same
+// thing: tables without a gate. The gate is calibrated afterwards and is common to all.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "adapt/entry_values.h"
+#include "adapt/prototypes.h"
+#include "adapt/trainer.h"
+#include "indexer/reference_set.h"
+#include "memory/result.h"
+#include "memory/routing_tables_owned.h"
+#include "models/model.h"
+
+namespace pointsman {
+
+struct Candidate {
+  std::string name;      // "prototypes", "entries", "knn"
+  OwnedTables tables;    // gate disabled
+  double build_s = 0;    // training alone; capture is shared
+  TrainReport training;  // empty for knn
+};
+
+struct CandidateOptions {
+  int epochs = 6;
+  uint64_t seed = 0;
+  int threads = 1;
+  ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
+  std::function<void(uint64_t tokens)> on_progress;
+  std::function<void(const std::string& name, const EpochReport&)> on_epoch;
+};
+
+// Ours: prototypes (findings F2) and entries (F1), trained through the model's loss.
+Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
+                                  const CandidateOptions& options);
+Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, EntryOptions entries,
+                               const CandidateOptions& options);
+// Our reading of the paper's build (kNN-MoE): raw hidden states normalised, k 8, w = exp((cos - 1) / .5) / k, values by
+// 5 joint Adam steps on each token's own logits.
+Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const CandidateOptions& options);
+
+// The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
+uint32_t PrototypeCount(uint64_t tokens);
+
+// Bytes of the derived index that these tables take, all layers, gate included.
+uint64_t TableBytes(const RoutingTables& tables);
+
+}  // namespace pointsman

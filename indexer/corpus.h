@@ -1,0 +1,53 @@
+// From files to documents with tokens and roles, and from documents to the sequences that the model reads
+// (stages 1 and the first half of 2 of design.md 8). Shared by build, eval, probe and plan.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapt/sequences.h"
+#include "indexer/ingest.h"
+#include "indexer/split.h"
+#include "memory/document.h"
+#include "memory/result.h"
+#include "models/tokenizer/tokenizer.h"
+
+namespace pointsman {
+
+struct Corpus {
+  std::vector<Document> documents;  // with tokens; ordered by logical shard, then hash: the same for any thread count
+  IngestReport report;
+  uint64_t clusters = 0;  // of near-duplicates, over everything that was ingested
+};
+
+// Documents are processed in this many logical shards (hash % kLogicalShards): the unit of order and of resume.
+inline constexpr uint64_t kLogicalShards = 64;
+
+// Ingests, clusters near-duplicates, splits by cluster and tokenises what the budgets take.
+Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split);
+
+// Everything is of one role (a test corpus).
+Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,
+                                 uint64_t seed);
+
+// Unrelated text: half of the clusters calibrates the gate (kCalibration), half measures damage (kTest).
+Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,
+                                  uint32_t max_tokens_per_document, uint64_t seed);
+
+struct SequenceOptions {
+  uint32_t context = 256;   // the model's
+  int32_t end_of_text = 0;  // precedes the first token of a document
+};
+
+// The windows of all documents of one role, in the documents' order, rows numbered. `document` and `group` of a
+// sequence index `documents` and its distinct clusters.
+std::vector<Sequence> MakeSequences(std::span<const Document> documents, SplitRole role,
+                                    const SequenceOptions& options);
+
+uint64_t CountTokens(std::span<const Document> documents, SplitRole role);
+uint64_t CountDocuments(std::span<const Document> documents, SplitRole role);
+
+}  // namespace pointsman

@@ -1,0 +1,26 @@
+// The controls of the verdict: the memory's true weights with the wrong content. They average to a bias, so they must
+// not beat one; `memory` must beat both (design.md 8).
+//
+// What is not retrieved (router delta, token table) is left out of them: it is content that no neighbour brings.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "adapt/objective.h"
+#include "indexer/evaluation/scorer.h"
+#include "memory/routing_tables.h"
+#include "memory/routing_tables_owned.h"
+
+namespace pointsman {
+
+// A deep copy of what the views show (a mapped generation, say).
+OwnedTables CopyTables(const RoutingTables& tables);
+
+// Values permuted among the rows of each layer.
+std::shared_ptr<const RoutingTables> ShuffledValues(const RoutingTables& tables, uint64_t seed);
+
+// Every neighbour's row replaced by one drawn for this (layer, sequence row, rank), the similarities kept.
+HookFactory RandomNeighbours(std::shared_ptr<const RoutingTables> tables, uint64_t seed);
+
+}  // namespace pointsman

@@ -1,0 +1,120 @@
+#include "indexer/evaluation/scorer.h"
+
+#include <chrono>
+#include <map>
+#include <numeric>
+#include <utility>
+
+#include "indexer/corpus.h"
+#include "models/router_hook.h"
+#include "router/router.h"
+
+namespace pointsman {
+namespace {
+
+class TableHook : public RoutingHook {
+ public:
+  TableHook(const std::shared_ptr<const RoutingTables>& tables, std::shared_ptr<HookErrors> errors, size_t sequences,
+            std::vector<uint32_t>* slots)
+      : hook_(router_), errors_(std::move(errors)) {
+    for (size_t i = 0; i < sequences; ++i) {
+      Binding binding;
+      binding.tables = tables;
+      slots->push_back(router_.AddSlot(std::move(binding)));
+    }
+  }
+  ~TableHook() override { errors_->Report(hook_.status()); }
+  void BeginStep(const StepInfo& step) override { hook_.BeginStep(step); }
+  at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
+    return hook_.Route(layer, hidden, logits);
+  }
+
+ private:
+  Router router_;
+  RouterHook hook_;
+  std::shared_ptr<HookErrors> errors_;
+};
+
+}  // namespace
+
+void HookErrors::Report(const Status& status) {
+  if (status.ok()) return;
+  const std::scoped_lock lock(mutex_);
+  if (first_.ok()) first_ = status;
+}
+
+Status HookErrors::first() const {
+  const std::scoped_lock lock(mutex_);
+  return first_;
+}
+
+ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role) {
+  ScoredText text{std::move(documents), {}};
+  const auto& eos = model.config().eos_token_ids;
+  text.sequences = MakeSequences(
+      text.documents, role,
+      {static_cast<uint32_t>(model.config().max_positions), static_cast<int32_t>(eos.empty() ? 0 : eos.front())});
+  return text;
+}
+
+HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors) {
+  return [tables = std::move(tables), errors = std::move(errors)](const Batch& batch, std::vector<uint32_t>* slots) {
+    return std::make_unique<TableHook>(tables, errors, batch.members.size(), slots);
+  };
+}
+
+std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores) {
+  std::map<uint32_t, DocumentNll> sums;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const Sequence& s = text.sequences[i];
+    const Document& document = text.documents[s.document];
+    DocumentNll& sum = sums[s.document];
+    sum.document = document.hash;
+    sum.cluster = document.cluster;
+    sum.nll_sum = std::accumulate(scores[i].nll.begin(), scores[i].nll.end(), sum.nll_sum);
+    sum.tokens += std::accumulate(s.mask.begin(), s.mask.end(), uint64_t{0});
+  }
+  std::vector<DocumentNll> result;
+  for (const auto& [index, sum] : sums) {
+    if (sum.tokens > 0) result.push_back(sum);
+  }
+  return result;
+}
+
+TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores) {
+  TouchCounts counts;
+  std::map<uint32_t, bool> identical;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const uint64_t untouched = std::accumulate(scores[i].untouched.begin(), scores[i].untouched.end(), uint64_t{0});
+    counts.tokens += scores[i].untouched.size();
+    counts.untouched_tokens += untouched;
+    auto [it, fresh] = identical.try_emplace(text.sequences[i].document, true);
+    it->second = it->second && untouched == scores[i].untouched.size();
+  }
+  counts.documents = identical.size();
+  for (const auto& [document, same] : identical) counts.identical_documents += same;
+  return counts;
+}
+
+Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, const HookFactory& hooks,
+                                const std::shared_ptr<HookErrors>& errors, const ScoredText& test,
+                                const ScoredText& unrelated, const ScorerOptions& options) {
+  constexpr uint32_t kBatchSequences = 8;
+  const ScoreOptions score_options{options.threads, kBatchSequences, options.on_progress};
+  VariantRun run;
+  run.name = name;
+  const auto started = std::chrono::steady_clock::now();
+  run.test = SumByDocument(test, ScoreSequences(model, test.sequences, hooks, score_options));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  const uint64_t tokens = CountTargets(test.sequences);
+  if (tokens > 0) run.seconds_per_token = seconds / static_cast<double>(tokens);
+  if (!unrelated.sequences.empty()) {
+    const auto scores = ScoreSequences(model, unrelated.sequences, hooks, score_options);
+    run.unrelated = SumByDocument(unrelated, scores);
+    run.touched = CountTouches(unrelated, scores);
+  }
+  if (errors) POINTSMAN_CHECK_OK(errors->first());
+  return run;
+}
+
+}  // namespace pointsman

@@ -1,0 +1,57 @@
+// Scores one variant on the test split and on unrelated text: per-document losses, paired by construction because every
+// variant reads the same batches.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapt/objective.h"
+#include "adapt/sequences.h"
+#include "indexer/evaluation/scoring.h"
+#include "memory/document.h"
+#include "memory/result.h"
+#include "memory/routing_tables.h"
+#include "models/model.h"
+
+namespace pointsman {
+
+// Documents of one role with their sequences (Sequence::document indexes `documents`).
+struct ScoredText {
+  std::vector<Document> documents;
+  std::vector<Sequence> sequences;
+};
+ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role);
+
+// The first error of any hook of a scoring run; hooks report here because they cannot return.
+class HookErrors {
+ public:
+  void Report(const Status& status);
+  Status first() const;
+
+ private:
+  mutable std::mutex mutex_;
+  Status first_;
+};
+
+// Routes with `tables` through router/: a Router and a slot per sequence for every batch.
+HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors);
+
+// Per-document sums, in the documents' order; documents without a sequence are absent.
+std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores);
+TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores);
+
+struct ScorerOptions {
+  int threads = 1;
+  std::function<void(uint64_t tokens)> on_progress;
+};
+
+// One variant's run. `hooks` empty: the model as it is. seconds_per_token is wall time on the test split.
+Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, const HookFactory& hooks,
+                                const std::shared_ptr<HookErrors>& errors, const ScoredText& test,
+                                const ScoredText& unrelated, const ScorerOptions& options);
+
+}  // namespace pointsman

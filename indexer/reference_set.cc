@@ -1,0 +1,60 @@
+#include "indexer/reference_set.h"
+
+#include <utility>
+
+#include "indexer/corpus.h"
+
+namespace pointsman {
+namespace {
+
+constexpr uint64_t kMinRowsPerDimension = 4;  // fewer rows than this a key dimension give a meaningless whitening
+
+Status CheckEnough(const ReferenceSet& set, uint32_t key_dim) {
+  const uint64_t needed = kMinRowsPerDimension * key_dim;
+  if (CountTargets(set.reference) < needed) {
+    return Error{ErrorCode::kInvalidArgument, "reference text: " + std::to_string(CountTargets(set.reference)) +
+                                                  " tokens, a memory needs at least " + std::to_string(needed) +
+                                                  "; give more --corpus text or a higher --max-tokens"};
+  }
+  if (set.calibration.empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "calibration split: empty; training cannot know when to stop: give a corpus of more documents "
+                 "(dozens at least, near-duplicates count once)"};
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Document> documents,
+                                      const ReferenceOptions& options) {
+  const SequenceOptions sequence_options{
+      static_cast<uint32_t>(model.config().max_positions),
+      static_cast<int32_t>(model.config().eos_token_ids.empty() ? 0 : model.config().eos_token_ids.front())};
+  ReferenceSet set;
+  set.reference = MakeSequences(documents, SplitRole::kReference, sequence_options);
+  set.calibration = MakeSequences(documents, SplitRole::kCalibration, sequence_options);
+  POINTSMAN_CHECK_OK(CheckEnough(set, options.key_dim));
+
+  std::vector<uint32_t> index(documents.size(), kNoDocument);
+  for (size_t i = 0; i < documents.size(); ++i) {
+    if (documents[i].role != SplitRole::kReference) continue;
+    index[i] = static_cast<uint32_t>(set.names.size());
+    set.names.push_back(documents[i].source);
+    set.hashes.push_back(documents[i].hash);
+  }
+  for (const Sequence& s : set.reference) {
+    for (uint32_t t = 0; t < s.inputs.size(); ++t) {
+      set.refs.push_back({index[s.document], s.position + t});
+      set.groups.push_back(s.group);
+    }
+  }
+  set.hidden = CaptureHidden(model, set.reference, {options.threads, options.on_progress});
+  for (const at::Tensor& hidden : set.hidden) {
+    POINTSMAN_TRY(LayerKeys keys, MakeKeys(hidden, options.key_dim));
+    set.keys.push_back(std::move(keys));
+  }
+  return set;
+}
+
+}  // namespace pointsman
