@@ -1,0 +1,186 @@
+#include "router/blend.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "memory/routing_tables_owned.h"
+#include "router/confidence.h"
+#include "router/context_gate.h"
+
+namespace pointsman {
+namespace {
+
+using nlohmann::json;
+
+json ReadGolden() { return json::parse(std::ifstream(POINTSMAN_SOURCE_DIR "/schemas/blend_golden.json")); }
+
+template <typename T>
+std::vector<T> Flatten(const json& rows) {
+  std::vector<T> flat;
+  for (const json& row : rows) {
+    for (const json& value : row) flat.push_back(value.get<T>());
+  }
+  return flat;
+}
+
+std::vector<float> Floats(const json& values) { return values.get<std::vector<float>>(); }
+
+ValueKind KindOf(const std::string& name) {
+  return std::map<std::string, ValueKind>{
+      {"delta", ValueKind::kDelta}, {"logits", ValueKind::kLogits}, {"assignments", ValueKind::kAssignments}}
+      .at(name);
+}
+
+ConfidenceRule RuleOf(const std::string& name) {
+  return std::map<std::string, ConfidenceRule>{{"mean_similarity", ConfidenceRule::kMeanSimilarity},
+                                               {"max_similarity", ConfidenceRule::kMaxSimilarity},
+                                               {"mean_kernel", ConfidenceRule::kMeanKernel},
+                                               {"aggregate", ConfidenceRule::kAggregate}}
+      .at(name);
+}
+
+OwnedLayer LayerOf(const json& golden) {
+  OwnedLayer layer;
+  layer.experts = golden["experts"];
+  layer.keys.hidden = layer.keys.dim = golden.contains("hidden") ? golden["hidden"].size() : 1;
+  layer.keys.codes.assign(golden["values"].size() * layer.keys.dim, 0);
+  layer.keys.code_scales.assign(golden["values"].size(), 1.0f);
+  layer.values = Flatten<int8_t>(golden["values"]);
+  layer.value_scales = Floats(golden["value_scales"]);
+  layer.calibration = {.k = static_cast<int32_t>(golden["similarities"].size()),
+                       .tau = golden["tau"],
+                       .tau2 = golden["tau2"],
+                       .scale = golden["scale"],
+                       .confidence = RuleOf(golden["confidence_rule"])};
+  if (golden.contains("router_delta")) layer.router_delta = Flatten<float>(golden["router_delta"]);
+  if (golden.contains("token_table")) {
+    layer.token_table = Flatten<int8_t>(golden["token_table"]);
+    layer.token_table_scales = Floats(golden["token_table_scales"]);
+  }
+  return layer;
+}
+
+std::vector<Neighbour> NeighboursOf(const json& golden) {
+  std::vector<Neighbour> neighbours;
+  for (const json& similarity : golden["similarities"]) {
+    neighbours.push_back({.similarity = similarity, .row = static_cast<uint32_t>(neighbours.size())});
+  }
+  return neighbours;
+}
+
+TEST(BlendGolden, MatchesDoublePrecision) {
+  const json golden = ReadGolden();
+  ASSERT_GE(golden["cases"].size(), 60u);
+  Blender blender;
+  for (const json& test : golden["cases"]) {
+    SCOPED_TRACE(test["name"].get<std::string>());
+    OwnedTables owned;
+    owned.layers.push_back(LayerOf(test));
+    const auto tables = MakeTables(std::move(owned));
+    const auto neighbours = NeighboursOf(test);
+    const std::vector<float> hidden = test.contains("hidden") ? Floats(test["hidden"]) : std::vector<float>(1);
+    const std::vector<float> before = Floats(test["logits"]);
+    const json& expected = test["expected"];
+
+    std::vector<float> after = before;
+    const BlendInput input{.neighbours = neighbours,
+                           .hidden = hidden,
+                           .token = test.value("token", kNoToken),
+                           .strength = test["strength"],
+                           .gate = test["gate"]};
+    const BlendOutcome outcome =
+        blender.Blend(tables->layers[0], KindOf(test["value_kind"]), test["top_k"], input, after);
+
+    EXPECT_EQ(outcome.touched, expected["touched"].get<bool>());
+    EXPECT_NEAR(outcome.confidence, expected["confidence"].get<double>(), 1e-6);
+    if (!outcome.touched) {
+      EXPECT_EQ(std::memcmp(after.data(), before.data(), after.size() * sizeof(float)), 0);
+    }
+    for (size_t e = 0; e < after.size(); ++e) {
+      EXPECT_NEAR(after[e], expected["logits"][e].get<double>(), golden["tolerance"].get<double>()) << "expert " << e;
+    }
+  }
+}
+
+TEST(BlendGolden, WeightsMatchDoublePrecision) {
+  const json golden = ReadGolden();
+  for (const json& test : golden["cases"]) {
+    SCOPED_TRACE(test["name"].get<std::string>());
+    const auto neighbours = NeighboursOf(test);
+    const auto found = FoundNeighbours(neighbours);
+    ASSERT_EQ(found.size(), test["expected"]["weights"].size());
+    std::vector<float> weights(found.size());
+    NeighbourWeights(found, test["tau"], weights);
+    for (size_t i = 0; i < weights.size(); ++i) {
+      EXPECT_NEAR(weights[i], test["expected"]["weights"][i].get<double>(), 1e-6);
+    }
+  }
+}
+
+TEST(GateGolden, MatchesDoublePrecision) {
+  const json golden = ReadGolden();
+  for (const json& test : golden["gate_cases"]) {
+    SCOPED_TRACE(test["name"].get<std::string>());
+    GateView gate;
+    gate.n0 = test["n0"];
+    gate.prior = test["prior"];
+    gate.lo = test["lo"];
+    gate.hi = test["hi"];
+    GateState state;
+    for (uint32_t position = 0; position < test["similarities"].size(); ++position) {
+      const float value = state.Append(gate, position, test["similarities"][position]);
+      EXPECT_NEAR(value, test["expected"][position].get<double>(), 1e-6) << "position " << position;
+    }
+  }
+}
+
+TEST(Confidence, UnusableConstantsMeanNoConfidence) {
+  const std::vector<Neighbour> neighbours = {{.similarity = 1.0f, .row = 0}};
+  EXPECT_EQ(Confidence(ConfidenceRule::kMaxSimilarity, 0.0f, neighbours), 0.0f);  // exp(0 / 0)
+  EXPECT_EQ(Confidence(ConfidenceRule::kMaxSimilarity, 0.5f, {}), 0.0f);
+}
+
+TEST(Confidence, AggregateIsTheSumAndAverageTheMean) {
+  const std::vector<Neighbour> neighbours = {{.similarity = 0.5f, .row = 0}, {.similarity = 0.0f, .row = 1}};
+  const float sum = std::exp(-0.5f / 0.5f) + std::exp(-1.0f / 0.5f);
+  EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kAggregate, 0.5f, neighbours), sum);
+  EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kMeanKernel, 0.5f, neighbours), sum / 2);
+  EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kMaxSimilarity, 0.5f, neighbours), std::exp(-1.0f));
+  EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kMeanSimilarity, 0.5f, neighbours), std::exp(-0.75f / 0.5f));
+}
+
+TEST(GateState, TruncationRestoresTheSameBits) {
+  const GateView gate{.enabled = true, .n0 = 4, .prior = 0.3f, .lo = 0.2f, .hi = 0.7f, .keys = {}};
+  GateState straight, rewound;
+  for (uint32_t position = 0; position < 20; ++position) straight.Append(gate, position, 0.1 + 0.03 * position);
+  for (uint32_t position = 0; position < 15; ++position)
+    rewound.Append(gate, position, position < 7 ? 0.1 + 0.03 * position : 0.9);
+  rewound.Truncate(7);
+  EXPECT_EQ(rewound.recorded(), 7u);
+  for (uint32_t position = 7; position < 20; ++position) rewound.Append(gate, position, 0.1 + 0.03 * position);
+  EXPECT_EQ(rewound.History(gate), straight.History(gate));
+}
+
+TEST(GateState, PositionsNeverRecordedCountAsPrior) {
+  const GateView gate{.enabled = true, .n0 = 2, .prior = 0.25f, .lo = 0.2f, .hi = 0.7f, .keys = {}};
+  GateState with_hole, filled;
+  with_hole.Append(gate, 3, 0.5);
+  for (uint32_t position = 0; position < 3; ++position) filled.Append(gate, position, 0.25);
+  filled.Append(gate, 3, 0.5);
+  EXPECT_EQ(with_hole.History(gate), filled.History(gate));
+}
+
+TEST(GateSimilarity, IsTheMeanOfThoseFoundElseThePrior) {
+  const GateView gate{.enabled = true, .prior = 0.125f, .keys = {}};
+  const std::vector<Neighbour> two_of_three = {{.similarity = 0.75f, .row = 0}, {.similarity = 0.25f, .row = 1}, {}};
+  EXPECT_EQ(GateSimilarity(gate, two_of_three), 0.5);
+  EXPECT_EQ(GateSimilarity(gate, {}), 0.125);
+}
+
+}  // namespace
+}  // namespace pointsman
