@@ -47,7 +47,11 @@ class MoeModel {
   virtual at::Tensor RouterWeight(int layer) const = 0;  // [E, H]
   // A deep copy whose weights require gradients.
   virtual std::unique_ptr<MoeModel> CloneWithTrainableWeights() const = 0;
+  // Room for config().max_positions positions of `batch` sequences.
   virtual KvCache NewCache(int64_t batch) const = 0;
 };
+
+// Tells glibc to keep freed pages: call once, first thing in main(), in a process that runs models.
+void TuneAllocator();
 
 }  // namespace pointsman

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "memory/result.h"
+
 namespace pointsman {
 
 struct StepInfo {
@@ -26,6 +28,8 @@ class RoutingHook {
   // hidden [rows, H], logits [rows, E], both fp32 and contiguous. Returns the logits to use: `logits` itself
   // (possibly changed in place, if no gradient is recorded) or a new tensor of the same shape.
   virtual at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) = 0;
+  // The first error of BeginStep or Route; callers of Forward ask after each pass.
+  virtual Status status() const { return {}; }
 };
 
 }  // namespace pointsman

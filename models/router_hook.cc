@@ -1,0 +1,38 @@
+#include "models/router_hook.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <span>
+#include <utility>
+
+namespace pointsman {
+
+void RouterHook::BeginStep(const StepInfo& step) {
+  if (!status_.ok()) return;
+  auto begun = router_.BeginStep(step.slots, step.positions, step.tokens);
+  if (begun.ok()) {
+    step_ = std::move(begun).value();
+  } else {
+    status_ = begun.error();
+  }
+}
+
+at::Tensor RouterHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
+  if (!status_.ok()) return logits;
+  if (at::GradMode::is_enabled() && logits.requires_grad()) {
+    status_ = Error{ErrorCode::kInvalidArgument,
+                    fmt::format("layer {}: the router writes logits in place, which gradients cannot follow: run the "
+                                "model without gradients or with a differentiable hook",
+                                layer)};
+    return logits;
+  }
+  // Both are contiguous by the hook's contract, so the spans cover exactly [rows, H] and [rows, E].
+  status_ = router_.Route(step_, layer, std::span(hidden.const_data_ptr<float>(), hidden.numel()),
+                          std::span(logits.data_ptr<float>(), logits.numel()), collect_ ? &trace_ : nullptr);
+  return logits;
+}
+
+std::vector<RowTrace> RouterHook::TakeTrace() { return std::exchange(trace_, {}); }
+
+}  // namespace pointsman

@@ -1,0 +1,42 @@
+// Connects the model to router/: runs the C++ router on the raw logits of every MoE layer, in place.
+//
+//   RouterHook hook(router);
+//   model.Forward(ids, {.hook = &hook, .slots = slots});
+//   if (!hook.status().ok()) ...
+//
+// The router is borrowed and must outlive the hook. One hook serves one forward pass at a time (so does its Router).
+// Not differentiable: with gradients recorded on the logits it reports an error and leaves them alone (adapt/ has the
+// differentiable twin). After an error every call is a no-op until ClearStatus: logits keep their bits.
+#pragma once
+
+#include <vector>
+
+#include "models/routing_hook.h"
+#include "router/router.h"
+
+namespace pointsman {
+
+class RouterHook : public RoutingHook {
+ public:
+  explicit RouterHook(Router& router) : router_(router) {}
+
+  void BeginStep(const StepInfo& step) override;
+  at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
+  Status status() const override { return status_; }
+  void ClearStatus() { status_ = Status(); }
+
+  // The step in progress; `gate` is filled once the first adapted layer has run.
+  const Step& step() const { return step_; }
+  // While on, every Route appends one RowTrace per row of a bound slot.
+  void CollectTrace(bool on) { collect_ = on; }
+  std::vector<RowTrace> TakeTrace();
+
+ private:
+  Router& router_;
+  Step step_;
+  Status status_;
+  bool collect_ = false;
+  std::vector<RowTrace> trace_;
+};
+
+}  // namespace pointsman
