@@ -22,19 +22,23 @@
 #include "memory/result.h"
 #include "memory/routing_tables.h"
 
+namespace rocksdb {
+class Env;
+}
+
 namespace pointsman {
 
 struct OpenOptions {
-  bool load_to_ram = false;       // copy and check every block up front instead of mapping
-  bool verify_checksums = true;   // XXH3 of every block before its bytes are used
-  FileSystem* files = nullptr;    // nullptr = the real one; tests inject faults
+  bool load_to_ram = false;      // copy and check every block up front instead of mapping
+  bool verify_checksums = true;  // XXH3 of every block before its bytes are used
+  FileSystem* files = nullptr;   // nullptr = the real one; tests inject faults
 };
 
 struct MemoryStats {
   uint64_t generation = 0;
-  uint64_t rows = 0;           // over all layers
+  uint64_t rows = 0;  // over all layers
   uint64_t derived_bytes = 0;
-  uint64_t truth_bytes = 0;    // size of truth/ on disk
+  uint64_t truth_bytes = 0;  // size of truth/ on disk
 };
 
 class Memory {
@@ -59,27 +63,35 @@ class Memory {
 };
 
 struct WriterOptions {
-  bool create = false;           // make the directory if it is not there
+  bool create = false;  // make the directory if it is not there
   FileSystem* files = nullptr;
+  rocksdb::Env* store_env = nullptr;  // truth's operating system, for fault injection; must outlive the writer
 };
 
 class MemoryWriter {
  public:
-  // Takes the lock (kBusy names the holder's pid), sweeps temporary files, opens truth/.
-  static Result<std::unique_ptr<MemoryWriter>> Open(const std::filesystem::path& directory, const WriterOptions& options);
+  // Takes the lock (kBusy names the holder's pid), sweeps what a killed writer left, opens truth/. A damaged manifest
+  // or derived file does not keep the writer from opening: RebuildDerived() restores both. kCorrupt if truth/ lost
+  // changes that were there when the manifest was published.
+  static Result<std::unique_ptr<MemoryWriter>> Open(const std::filesystem::path& directory,
+                                                    const WriterOptions& options);
   ~MemoryWriter();
 
   EntryStore& store();
 
-  // Writes derived/gen-NNN (the next number), fsyncs, then replaces MANIFEST.json. A crash at any point leaves the
-  // previous generation published. Keeps the two newest generations. `manifest.generation` is filled in here.
+  // Writes derived/gen-NNN (the next number), keeps a copy of its files in truth, fsyncs, then replaces MANIFEST.json.
+  // A crash or an error at any point leaves the previous generation published. Keeps the two newest generations.
+  // Filled in here: generation, truth_sequence, kind, value_kind, digest, and `created` if it is empty.
+  // Refused (kInvalidArgument) if a manifest field breaks the schema, and while the published manifest is damaged.
   Status Publish(const RoutingTables& tables, Manifest manifest);
-  // Replaces the manifest alone (a new verdict, `stale`).
+  // Replaces the manifest alone (a new verdict, `stale`); what it publishes (generation, kind, digest) stays. kNotFound
+  // before the first Publish.
   Status UpdateManifest(const Manifest& manifest);
   // The published manifest, or kNotFound.
   Result<Manifest> manifest() const;
 
-  // Rebuilds the current generation's derived files from truth when they are missing or damaged (verify --repair).
+  // Restores MANIFEST.json and the current generation's derived files, bit for bit, from the copies in truth when they
+  // are missing or damaged (verify --repair). Does nothing to a sound memory. kNotFound if nothing was published.
   Status RebuildDerived();
 
  private:
@@ -94,7 +106,8 @@ struct Finding {
   std::string problem;
 };
 
-// Checks manifest (schema), every block of the derived generation, and truth (RocksDB checksums). Empty = sound.
+// Checks manifest (schema), every block of the derived generation and its digest, and every record of truth. Empty =
+// sound. Changes nothing. kNotFound if there is no memory, kBusy while a writer has it open.
 Result<std::vector<Finding>> Verify(const std::filesystem::path& directory, FileSystem* files = nullptr);
 
 // Order-, time- and path-free digest of what a memory routes with (`inspect --digest`): 32 hex digits.

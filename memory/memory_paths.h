@@ -1,0 +1,28 @@
+// Where the parts of a memory directory are (docs/formats.md), and how its manifest is read.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "memory/derived_copy.h"
+#include "memory/file_layer.h"
+#include "memory/manifest.h"
+#include "memory/result.h"
+
+namespace pointsman {
+
+inline std::filesystem::path ManifestPath(const std::filesystem::path& memory) { return memory / "MANIFEST.json"; }
+inline std::filesystem::path TruthPath(const std::filesystem::path& memory) { return memory / "truth"; }
+inline std::filesystem::path DerivedPath(const std::filesystem::path& memory) { return memory / "derived"; }
+inline std::filesystem::path GenerationPath(const std::filesystem::path& memory, uint64_t generation) {
+  return DerivedPath(memory) / GenerationName(generation);
+}
+
+// kNotFound without one, kCorrupt, kUnsupported.
+Result<Manifest> ReadManifestFile(FileSystem& files, const std::filesystem::path& memory);
+// Maps the generation that `manifest` publishes and checks that it is what the manifest says. A missing or damaged file
+// is kCorrupt with the remedy. `check_digest` also recomputes the digest, which reads everything.
+Result<RoutingTables> OpenPublished(FileSystem& files, const std::filesystem::path& memory, const Manifest& manifest,
+                                    bool load_to_ram, bool verify, bool check_digest);
+
+}  // namespace pointsman
