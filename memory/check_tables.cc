@@ -1,0 +1,141 @@
+// CheckTables: see routing_tables_owned.h.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+
+#include "memory/routing_tables_owned.h"
+
+namespace pointsman {
+namespace {
+
+constexpr int32_t kMaxNeighbours = 1024;
+constexpr uint32_t kMaxWidth = 1 << 20;  // of hidden, dim and experts: keeps products far from overflow
+constexpr int32_t kMaxLayer = 1 << 20;
+
+// Collects the first problem; later checks of the same part are skipped once one failed.
+class Checker {
+ public:
+  explicit Checker(std::string part) : part_(std::move(part)) {}
+  void Require(bool condition, std::string_view problem) {
+    if (!condition && problem_.empty()) problem_ = fmt::format("{}: {}", part_, problem);
+  }
+  bool ok() const { return problem_.empty(); }
+  Status status() const {
+    if (ok()) return {};
+    return Error{ErrorCode::kCorrupt, problem_};
+  }
+
+ private:
+  std::string part_;
+  std::string problem_;
+};
+
+bool AllFinite(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
+}
+
+bool AreScales(std::span<const float> values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x) && x >= 0; });
+}
+
+// size == rows * columns, without overflow.
+bool HasShape(size_t size, uint64_t rows, uint64_t columns) {
+  uint64_t product = 0;
+  return !__builtin_mul_overflow(rows, columns, &product) && product == size;
+}
+
+void CheckKeys(const KeyIndexView& keys, Checker* check) {
+  check->Require(keys.hidden >= 1 && keys.hidden <= kMaxWidth, "the hidden size is out of range");
+  check->Require(keys.dim >= 1 && keys.dim <= kMaxWidth, "the key dimension is out of range");
+  check->Require(keys.rows < std::numeric_limits<uint32_t>::max(), "too many rows");
+  if (!check->ok()) return;
+  check->Require(keys.mean.empty() || keys.mean.size() == keys.hidden, "the mean does not fit the hidden size");
+  check->Require(
+      keys.projection.empty() ? keys.dim == keys.hidden : HasShape(keys.projection.size(), keys.dim, keys.hidden),
+      "the projection is not [dim, hidden]");
+  check->Require(HasShape(keys.codes.size(), keys.rows, keys.dim), "the key codes are not [rows, dim]");
+  check->Require(keys.code_scales.size() == keys.rows, "the key scales are not one a row");
+  check->Require(AllFinite(keys.mean), "the mean is not finite");
+  check->Require(AllFinite(keys.projection), "the projection is not finite");
+  check->Require(AreScales(keys.code_scales), "a key scale is negative or not finite");
+}
+
+void CheckCalibration(const LayerCalibration& calibration, Checker* check) {
+  check->Require(calibration.k >= 1 && calibration.k <= kMaxNeighbours,
+                 fmt::format("k is {}, not in 1..{}", calibration.k, kMaxNeighbours));
+  check->Require(std::isfinite(calibration.tau) && calibration.tau > 0, "tau is not a positive number");
+  check->Require(std::isfinite(calibration.tau2) && calibration.tau2 > 0, "tau2 is not a positive number");
+  check->Require(std::isfinite(calibration.scale), "the scale is not finite");
+  check->Require(calibration.confidence <= ConfidenceRule::kAggregate, "unknown confidence rule");
+}
+
+void CheckReferences(const LayerView& layer, const RoutingTables& tables, Checker* check) {
+  const uint64_t per_row = tables.kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
+  check->Require(layer.references.empty() || HasShape(layer.references.size(), layer.keys.rows, per_row),
+                 fmt::format("the references are not {} a row", per_row));
+  const size_t documents = tables.documents.size();
+  check->Require(std::all_of(layer.references.begin(), layer.references.end(),
+                             [&](const EntryRef& r) { return r.document < documents || r.document == kNoDocument; }),
+                 "a reference names no document");
+}
+
+Status CheckLayer(const LayerView& layer, const RoutingTables& tables) {
+  Checker check(fmt::format("layer {}", layer.layer));
+  check.Require(layer.layer >= 0 && layer.layer <= kMaxLayer, "the layer number is out of range");
+  check.Require(layer.experts >= 1 && layer.experts <= kMaxWidth, "the number of experts is out of range");
+  check.Require(tables.top_k <= layer.experts, "top-k is larger than the number of experts");
+  CheckKeys(layer.keys, &check);
+  if (!check.ok()) return check.status();
+  const uint64_t rows = layer.keys.rows, vocabulary = layer.token_table_scales.size();
+  check.Require(HasShape(layer.values.size(), rows, layer.experts), "the values are not [rows, experts]");
+  check.Require(layer.value_scales.size() == rows, "the value scales are not one a row");
+  check.Require(AreScales(layer.value_scales), "a value scale is negative or not finite");
+  check.Require(layer.router_delta.empty() || HasShape(layer.router_delta.size(), layer.experts, layer.keys.hidden),
+                "the router delta is not [experts, hidden]");
+  check.Require(AllFinite(layer.router_delta), "the router delta is not finite");
+  check.Require(HasShape(layer.token_table.size(), vocabulary, layer.experts),
+                "the token table is not [vocabulary, experts]");
+  check.Require(AreScales(layer.token_table_scales), "a scale of the token table is negative or not finite");
+  CheckReferences(layer, tables, &check);
+  CheckCalibration(layer.calibration, &check);
+  return check.status();
+}
+
+Status CheckGate(const GateView& gate) {
+  Checker check("gate");
+  if (gate.enabled) {
+    check.Require(gate.layer >= 0 && gate.layer <= kMaxLayer, "the layer number is out of range");
+    check.Require(gate.k >= 1 && gate.k <= kMaxNeighbours,
+                  fmt::format("k is {}, not in 1..{}", gate.k, kMaxNeighbours));
+    check.Require(std::isfinite(gate.n0) && gate.n0 >= 0, "n0 is negative or not finite");
+    check.Require(std::isfinite(gate.prior), "the prior is not finite");
+    check.Require(std::isfinite(gate.lo) && std::isfinite(gate.hi) && gate.lo < gate.hi, "lo is not below hi");
+    check.Require(gate.keys.rows >= 1, "there are no centroids");
+  }
+  if (gate.enabled || gate.keys.rows > 0) CheckKeys(gate.keys, &check);
+  return check.status();
+}
+
+}  // namespace
+
+Status CheckTables(const RoutingTables& tables) {
+  Checker check("memory");
+  check.Require(tables.kind <= MemoryKind::kPrototypes && tables.value_kind <= ValueKind::kAssignments,
+                "unknown kind of memory or of values");
+  check.Require(tables.value_kind != ValueKind::kAssignments || tables.top_k >= 1, "assignments need a top-k");
+  check.Require(tables.documents.size() < kNoDocument, "too many documents");
+  int32_t previous = -1;
+  for (const LayerView& layer : tables.layers) {
+    check.Require(layer.layer > previous, fmt::format("layer {} does not follow layer {}", layer.layer, previous));
+    if (!check.ok()) break;
+    POINTSMAN_CHECK_OK(CheckLayer(layer, tables));
+    previous = layer.layer;
+  }
+  POINTSMAN_CHECK_OK(check.status());
+  return CheckGate(tables.gate);
+}
+
+}  // namespace pointsman

@@ -1,0 +1,111 @@
+// Digest: see memory.h. Order-free: every row is hashed by itself and the sorted row hashes are hashed, so neither the
+// order of rows nor of documents matters. Path-free: of a reference only the token's position counts, because documents
+// are known by their names alone here.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "memory/hash.h"
+#include "memory/memory.h"
+
+namespace pointsman {
+namespace {
+
+template <typename T>
+void HashArray(Xxh3Stream* stream, std::span<const T> values) {
+  stream->UpdateValue(uint64_t{values.size()});
+  stream->Update(std::as_bytes(values));
+}
+
+// What belongs to one row, packed into one buffer and hashed.
+class RowHasher {
+ public:
+  template <typename T>
+  void Add(std::span<const T> values) {
+    const std::span<const std::byte> bytes = std::as_bytes(values);
+    buffer_.insert(buffer_.end(), bytes.begin(), bytes.end());
+  }
+  void EndRow() {
+    hashes_.push_back(Xxh3(buffer_));
+    buffer_.clear();
+  }
+  void Finish(Xxh3Stream* stream) {
+    std::sort(hashes_.begin(), hashes_.end());
+    HashArray<uint64_t>(stream, hashes_);
+  }
+
+ private:
+  std::vector<std::byte> buffer_;
+  std::vector<uint64_t> hashes_;
+};
+
+void HashTransform(Xxh3Stream* stream, const KeyIndexView& keys) {
+  stream->UpdateValue(keys.hidden);
+  stream->UpdateValue(keys.dim);
+  HashArray(stream, keys.mean);
+  HashArray(stream, keys.projection);
+}
+
+void AddKey(RowHasher* rows, const KeyIndexView& keys, uint64_t row) {
+  rows->Add(keys.codes.subspan(row * keys.dim, keys.dim));
+  rows->Add(keys.code_scales.subspan(row, 1));
+}
+
+void HashLayer(Xxh3Stream* stream, const LayerView& layer) {
+  stream->UpdateValue(layer.layer);
+  stream->UpdateValue(layer.experts);
+  stream->UpdateValue(layer.calibration.k);
+  stream->UpdateValue(layer.calibration.tau);
+  stream->UpdateValue(layer.calibration.tau2);
+  stream->UpdateValue(layer.calibration.scale);
+  stream->UpdateValue(static_cast<uint8_t>(layer.calibration.confidence));
+  HashTransform(stream, layer.keys);
+  HashArray(stream, layer.router_delta);
+  HashArray(stream, layer.token_table);
+  HashArray(stream, layer.token_table_scales);
+  const uint64_t references = layer.keys.rows == 0 ? 0 : layer.references.size() / layer.keys.rows;
+  RowHasher rows;
+  for (uint64_t row = 0; row < layer.keys.rows; ++row) {
+    AddKey(&rows, layer.keys, row);
+    rows.Add(layer.values.subspan(row * layer.experts, layer.experts));
+    rows.Add(layer.value_scales.subspan(row, 1));
+    for (const EntryRef& reference : layer.references.subspan(row * references, references)) {
+      const uint32_t parts[] = {reference.document == kNoDocument, reference.position};
+      rows.Add(std::span<const uint32_t>(parts));
+    }
+    rows.EndRow();
+  }
+  rows.Finish(stream);
+}
+
+void HashGate(Xxh3Stream* stream, const GateView& gate) {
+  stream->UpdateValue(static_cast<uint8_t>(gate.enabled));
+  if (!gate.enabled) return;
+  stream->UpdateValue(gate.layer);
+  stream->UpdateValue(gate.k);
+  for (float value : {gate.n0, gate.prior, gate.lo, gate.hi}) stream->UpdateValue(value);
+  HashTransform(stream, gate.keys);
+  RowHasher rows;
+  for (uint64_t row = 0; row < gate.keys.rows; ++row) {
+    AddKey(&rows, gate.keys, row);
+    rows.EndRow();
+  }
+  rows.Finish(stream);
+}
+
+}  // namespace
+
+std::string Digest(const RoutingTables& tables) {
+  Xxh3Stream stream;
+  stream.UpdateValue(static_cast<uint8_t>(tables.kind));
+  stream.UpdateValue(static_cast<uint8_t>(tables.value_kind));
+  stream.UpdateValue(tables.top_k);
+  stream.UpdateValue(uint64_t{tables.layers.size()});
+  for (const LayerView& layer : tables.layers) HashLayer(&stream, layer);
+  HashGate(&stream, tables.gate);
+  return stream.Hex();
+}
+
+}  // namespace pointsman
