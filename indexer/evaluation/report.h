@@ -50,6 +50,8 @@ struct EvalReport {
   uint64_t reference_documents = 0;  // what the memory and the trained variants were made from
   uint64_t reference_tokens = 0;
   uint64_t test_looks = 0;  // how often this test split has been scored, this time included
+  double min_gain = 0.01;   // the rule's two thresholds, shown beside the figures
+  double damage_bound = 0.002;
   std::vector<VariantScore> variants;
   std::vector<std::string> notes;  // leakage checks, controls, limits: one sentence each
 };

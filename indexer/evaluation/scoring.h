@@ -25,7 +25,10 @@ struct TouchCounts {
 };
 
 struct VariantRun {
-  std::string name;                    // "frozen", "memory", "knn", ... (design.md 8)
+  std::string name;  // "frozen", "memory", "knn", ... (design.md 8)
+  // The run that this one's gain is measured from. One scored on other tokens (rewiring: second halves, oracle: a
+  // sample) names a frozen run on those same tokens, and is not compared with `memory`.
+  std::string baseline = "frozen";
   std::vector<DocumentNll> test;       // scored documents of the test split
   std::vector<DocumentNll> unrelated;  // scored documents of unrelated text; empty = not measured
   std::optional<TouchCounts> touched;
@@ -39,9 +42,9 @@ struct ScoringOptions {
   VerdictOptions verdict;
 };
 
-// Scores `runs` in their order. One must be named "frozen" (kInvalidArgument otherwise); every run holds the same
-// documents. Without a run named "memory" (probe-like evaluations) the verdict is inconclusive and says so.
-// Fills everything of the report but stale, reference_*, test_looks; broken controls become notes.
+// Scores `runs` in their order. kInvalidArgument: no run named "frozen", a baseline that is not there, or a run that
+// does not hold its baseline's documents. Without a run named "memory" (probe, plan) the verdict is inconclusive and
+// says so. Fills everything of the report but stale, reference_* and test_looks; broken controls become notes.
 Result<EvalReport> MakeReport(std::span<const VariantRun> runs, const ScoringOptions& options);
 
 // The part of the report that the manifest keeps.

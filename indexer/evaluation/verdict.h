@@ -39,11 +39,11 @@ Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, cons
 std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options);
 
 // One sentence per control (random_neighbours, shuffled_values) that breaks its promise: `memory` must beat it, and it
-// must not beat `bias`. Empty = all hold. `versus_bias` are the controls' paired intervals against `bias`.
+// must not beat `bias`. Empty = all hold. An absent interval (that variant was not scored) is not checked.
 struct ControlInterval {
   std::string name;
-  Interval versus_bias;    // control minus bias
-  Interval versus_memory;  // control minus memory
+  std::optional<Interval> versus_bias;    // control minus bias
+  std::optional<Interval> versus_memory;  // control minus memory
 };
 std::vector<std::string> CheckControls(std::span<const ControlInterval> controls);
 

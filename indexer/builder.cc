@@ -1,0 +1,329 @@
+#include "indexer/builder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <ctime>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "indexer/build_stages.h"
+#include "indexer/calibrate.h"
+#include "indexer/candidates.h"
+#include "indexer/evaluation/scorer.h"
+#include "indexer/evaluation/scoring.h"
+#include "indexer/job.h"
+#include "indexer/publish.h"
+#include "memory/hash.h"
+
+namespace pointsman {
+namespace {
+
+// The damage that the gate must stay under while it is calibrated, as a part of the bound: the other half of the
+// unrelated text decides, and it is another sample.
+constexpr double kDamageMargin = 0.5;
+
+struct Preset {
+  int epochs;
+  uint32_t max_prototypes;
+  std::vector<std::string> kinds;
+};
+
+Result<Preset> PresetOf(const BuildOptions& options) {
+  if (options.preset == "knn") return Preset{0, 0, {"knn"}};
+  Preset preset{8, 2048, {}};
+  if (options.preset == "fast") preset = {4, 512, {}};
+  if (options.kind == "auto") preset.kinds = {"prototypes", "entries"};
+  if (options.kind == "prototypes" || options.kind == "entries") preset.kinds = {options.kind};
+  if (preset.kinds.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "--kind " + options.kind + ": use auto, entries or prototypes"};
+  }
+  return preset;
+}
+
+Status CheckOptions(const BuildOptions& options) {
+  const auto wrong = [](const std::string& text) { return Error{ErrorCode::kInvalidArgument, text}; };
+  if (options.preset != "default" && options.preset != "fast" && options.preset != "knn") {
+    return wrong("--preset " + options.preset + ": use default, fast or knn");
+  }
+  if (options.preset == "knn" && options.kind == "prototypes") {
+    return wrong("--preset knn makes entries; drop --kind prototypes or the preset");
+  }
+  if (options.blend != "delta" && options.blend != "logits" && options.blend != "assignments") {
+    return wrong("--blend " + options.blend + ": use delta, logits or assignments");
+  }
+  if (options.blend != "delta" && options.preset != "knn") {
+    return wrong("--blend " + options.blend +
+                 ": values trained through the model's loss are changes (delta); "
+                 "logits and assignments need --preset knn");
+  }
+  if (options.data.corpus.empty()) return wrong("--corpus: name at least one file or folder");
+  if (options.out.empty()) return wrong("--out: name the memory's directory");
+  return {};
+}
+
+ValueKind ValueKindOf(const std::string& blend) {
+  if (blend == "logits") return ValueKind::kLogits;
+  return blend == "assignments" ? ValueKind::kAssignments : ValueKind::kDelta;
+}
+
+// Layers named by --layers, or empty for all.
+Result<std::vector<int>> LayersOf(const std::string& text, int64_t count) {
+  std::vector<int> layers;
+  if (text == "auto" || text == "all") return layers;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    const std::string item = text.substr(begin, end - begin);
+    if (item.empty() || item.size() > 4 || item.find_first_not_of("0123456789") != std::string::npos ||
+        std::stoi(item) >= count) {
+      return Error{ErrorCode::kInvalidArgument, "--layers " + text + ": use auto, all or numbers below " +
+                                                    std::to_string(count) + " with commas between"};
+    }
+    layers.push_back(std::stoi(item));
+    begin = end + 1;
+  }
+  std::sort(layers.begin(), layers.end());
+  layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
+  return layers;
+}
+
+void KeepLayers(const std::vector<int>& layers, OwnedTables& tables) {
+  if (layers.empty()) return;
+  std::erase_if(tables.layers,
+                [&](const OwnedLayer& l) { return std::find(layers.begin(), layers.end(), l.layer) == layers.end(); });
+}
+
+// Hash of everything that the stages are made from.
+std::string InputsHash(const BuildOptions& options, const Fingerprint& model, const Corpus& corpus) {
+  Sha256Stream hash;
+  for (const std::string& part : {model.config_sha256, model.router_sha256, model.tokenizer_sha256,
+                                  model.experts_sha256, options.kind, options.preset, options.blend, options.layers}) {
+    hash.Update(part + "\n");
+  }
+  hash.Update(std::to_string(options.data.seed) + "\n");
+  for (const Document& d : corpus.documents) {
+    hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
+                "\n");
+  }
+  return hash.Hex();
+}
+
+class Builder {
+ public:
+  Builder(const BuildOptions& options, const MoeModel& model) : options_(options), model_(model) {}
+
+  Result<BuildReport> Run();
+
+ private:
+  Result<Candidate> MakeCandidate(const std::string& name, const Preset& preset);
+  Status CalibrateGate(std::vector<Candidate>& candidates);
+  Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& test, const ScoredText& unrelated);
+  Result<size_t> Choose(std::vector<Candidate>& candidates);
+  Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
+  void Say(const std::string& line) const { pointsman::Say(options_.data, line); }
+
+  const BuildOptions& options_;
+  const MoeModel& model_;
+  Corpus corpus_, general_;
+  std::vector<std::string> general_sources_;
+  ReferenceSet set_;
+  std::vector<int> layers_;
+  std::optional<BuildStages> stages_;
+  StageClock clock_;
+};
+
+Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& preset) {
+  if (options_.resume) {
+    if (std::optional<Candidate> done = stages_->Load(name)) {
+      Say(name + ": finished by an earlier run, reused");
+      return std::move(*done);
+    }
+  }
+  const uint64_t epochs = name == "knn" ? 1 : static_cast<uint64_t>(preset.epochs);
+  Progress progress(name, epochs * CountTargets(set_.reference), "tokens", {.quiet = options_.data.quiet});
+  CandidateOptions options;
+  options.epochs = preset.epochs;
+  options.seed = options_.data.seed;
+  options.threads = options_.data.threads;
+  options.value_kind = ValueKindOf(options_.blend);
+  options.on_progress = [&](uint64_t tokens) { progress.Advance(tokens); };
+  options.on_epoch = [&](const std::string&, const EpochReport& e) {
+    char line[160];
+    std::snprintf(line, sizeof line, "%s: epoch %d, held-out %.4f nats, leave-one-out %.4f, %.0f s", name.c_str(),
+                  e.epoch, e.held_out_nll, e.train_nll, e.seconds);
+    Say(line);
+  };
+  PrototypeOptions prototypes;
+  prototypes.count = std::min(PrototypeCount(set_.tokens()), preset.max_prototypes);
+  Result<Candidate> made = name == "knn"       ? BuildKnn(model_, set_, options)
+                           : name == "entries" ? TrainEntries(model_, set_, EntryOptions{}, options)
+                                               : TrainPrototypes(model_, set_, prototypes, options);
+  if (!made.ok()) return made.error();
+  progress.Finish();
+  KeepLayers(layers_, made.value().tables);
+  POINTSMAN_CHECK_OK(stages_->Save(made.value()));
+  return made;
+}
+
+Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredText& test,
+                                       const ScoredText& unrelated) {
+  const auto errors = std::make_shared<HookErrors>();
+  ScorerOptions options;
+  options.threads = options_.data.threads;
+  return ScoreVariant(candidate.name, model_, TableHooks(MakeTables(candidate.tables), errors), errors, test, unrelated,
+                      options);
+}
+
+// Tightens the ramp until every candidate's damage on the calibration half of the unrelated text is under its bound.
+Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
+  const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
+  GateOptions gate_options;
+  gate_options.seed = options_.data.seed;
+  POINTSMAN_TRY(OwnedGate gate, MakeGate(model_, set_.keys.front(), gate_options));
+  const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
+  ScorerOptions scorer;
+  scorer.threads = options_.data.threads;
+  const ScoredText nothing;
+  POINTSMAN_TRY(const VariantRun frozen, ScoreVariant("frozen", model_, {}, nullptr, nothing, unrelated, scorer));
+  for (Candidate& candidate : candidates) {
+    for (const GateQuantiles& quantiles : GateLadder()) {
+      SetRamp(samples, quantiles, gate);
+      candidate.tables.gate = gate;
+      POINTSMAN_TRY(const VariantRun run, ScoreGated(candidate, nothing, unrelated));
+      POINTSMAN_TRY(const auto differences, PairedDifferences(run.unrelated, frozen.unrelated));
+      const Estimate damage = EstimateDifference(differences, {options_.data.seed});
+      char line[200];
+      std::snprintf(line, sizeof line,
+                    "gate for %s: lo %.3f (%.1f %% of unrelated text), hi %.3f (%.0f %% of reference): damage %+.5f "
+                    "nats, 95 %% below %+.5f, %.1f %% of tokens untouched",
+                    candidate.name.c_str(), gate.lo, 100 * quantiles.unrelated, gate.hi, 100 * quantiles.related,
+                    damage.mean, damage.ci95.high,
+                    100.0 * static_cast<double>(run.touched->untouched_tokens) /
+                        static_cast<double>(std::max<uint64_t>(1, run.touched->tokens)));
+      Say(line);
+      if (damage.ci95.high < kDamageMargin * options_.damage_bound) break;
+    }
+  }
+  return {};
+}
+
+// Gain per byte on the calibration split, under the gate (design.md 5).
+Result<size_t> Builder::Choose(std::vector<Candidate>& candidates) {
+  if (candidates.size() == 1) return size_t{0};
+  ScoredText calibration = MakeScoredText(model_, corpus_.documents, SplitRole::kCalibration);
+  ScorerOptions scorer;
+  scorer.threads = options_.data.threads;
+  POINTSMAN_TRY(const VariantRun frozen, ScoreVariant("frozen", model_, {}, nullptr, calibration, {}, scorer));
+  size_t best = 0;
+  double best_value = 0;
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    POINTSMAN_TRY(const VariantRun run, ScoreGated(candidates[i], calibration, {}));
+    POINTSMAN_TRY(const auto differences, PairedDifferences(run.test, frozen.test));
+    const double gain = WeightedMean(differences);
+    const double bytes =
+        static_cast<double>(TableBytes(*MakeTables(candidates[i].tables))) / static_cast<double>(set_.tokens());
+    char line[160];
+    std::snprintf(line, sizeof line, "%s: gain on calibration %+.4f nats under the gate, %.0f bytes a token",
+                  candidates[i].name.c_str(), gain, bytes);
+    Say(line);
+    if (i == 0 || -gain / bytes > best_value) {
+      best = i;
+      best_value = -gain / bytes;
+    }
+  }
+  Say("kind: " + candidates[best].name + " (most gain per byte on the calibration split)");
+  return best;
+}
+
+// Stage 6: frozen against the published memory, on the test split and the other half of the unrelated text.
+Result<EvalReport> Builder::Judge(const std::shared_ptr<const RoutingTables>& tables) {
+  const ScoredText test = MakeScoredText(model_, corpus_.documents, SplitRole::kTest);
+  const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kTest);
+  ScorerOptions scorer;
+  scorer.threads = options_.data.threads;
+  const auto errors = std::make_shared<HookErrors>();
+  std::vector<VariantRun> runs;
+  POINTSMAN_TRY(VariantRun frozen, ScoreVariant("frozen", model_, {}, nullptr, test, unrelated, scorer));
+  POINTSMAN_TRY(VariantRun memory,
+                ScoreVariant("memory", model_, TableHooks(tables, errors), errors, test, unrelated, scorer));
+  runs.push_back(std::move(frozen));
+  runs.push_back(std::move(memory));
+  ScoringOptions scoring;
+  scoring.statistics.seed = options_.data.seed;
+  scoring.verdict.min_gain = options_.min_gain;
+  scoring.verdict.damage_bound = options_.damage_bound;
+  return MakeReport(runs, scoring);
+}
+
+Result<BuildReport> Builder::Run() {
+  POINTSMAN_TRY(const Preset preset, PresetOf(options_));
+  POINTSMAN_TRY(layers_, LayersOf(options_.layers, model_.config().num_layers));
+  POINTSMAN_TRY(const std::unique_ptr<MemoryWriter> writer, MemoryWriter::Open(options_.out, {.create = true}));
+  clock_.Start("ingest");
+  POINTSMAN_TRY(corpus_, LoadCorpus(model_, options_.data));
+  POINTSMAN_TRY(general_, LoadGeneralText(model_, options_.data, &general_sources_));
+  const std::string inputs = InputsHash(options_, model_.fingerprint(), corpus_);
+  stages_.emplace(FileSystem::Real(), options_.out / "build", inputs);
+
+  if (const Result<Manifest> published = writer->manifest(); published.ok()) {
+    const auto built_from = published.value().settings.find("inputs");
+    const bool same = built_from != published.value().settings.end() && built_from->second == inputs;
+    if (!options_.resume || !same) {
+      return Error{same ? ErrorCode::kInvalidArgument : ErrorCode::kMismatch,
+                   options_.out.string() + ": already holds a memory" + (same ? "" : " of other inputs") +
+                       "; choose another --out" + (same ? ", or --resume to keep it" : "")};
+    }
+    if (published.value().verdict.verdict != "absent") {
+      Say("the memory is there already, from the same inputs: nothing to do");
+      POINTSMAN_TRY(const auto memory, Memory::Open(options_.out, {}));
+      return BuildReport{published.value(), memory->stats(), corpus_.report, clock_.Finish(), {}};
+    }
+  } else if (!options_.resume) {
+    POINTSMAN_CHECK_OK(stages_->Clear());
+  }
+
+  clock_.Start("capture");
+  Progress capture("capture", CountTokens(corpus_.documents, SplitRole::kReference), "tokens",
+                   {.quiet = options_.data.quiet});
+  ReferenceOptions reference;
+  reference.threads = options_.data.threads;
+  reference.on_progress = [&](uint64_t tokens) { capture.Advance(tokens); };
+  POINTSMAN_TRY(set_, MakeReferenceSet(model_, corpus_.documents, reference));
+  capture.Finish();
+
+  clock_.Start("train");
+  std::vector<Candidate> candidates;
+  for (const std::string& kind : preset.kinds) {
+    POINTSMAN_TRY(Candidate candidate, MakeCandidate(kind, preset));
+    candidates.push_back(std::move(candidate));
+  }
+  clock_.Start("gate");
+  POINTSMAN_CHECK_OK(CalibrateGate(candidates));
+  POINTSMAN_TRY(const size_t chosen, Choose(candidates));
+
+  clock_.Start("write");
+  PublishInputs publish{options_, model_.fingerprint(), corpus_, general_, general_sources_, set_, inputs};
+  POINTSMAN_CHECK_OK(PublishMemory(*writer, publish, candidates, chosen));
+  POINTSMAN_TRY(const auto memory, Memory::Open(options_.out, {}));
+
+  clock_.Start("verdict");
+  const std::shared_ptr<const RoutingTables> tables(memory, &memory->tables());
+  POINTSMAN_TRY(const EvalReport report, Judge(tables));
+  Manifest manifest = memory->manifest();
+  manifest.verdict = Summarize(report);
+  manifest.test_looks += 1;
+  POINTSMAN_CHECK_OK(writer->UpdateManifest(manifest));
+  POINTSMAN_CHECK_OK(stages_->Clear());
+  BuildReport result{manifest, memory->stats(), corpus_.report, clock_.Finish(), report.notes};
+  return result;
+}
+
+}  // namespace
+
+Result<BuildReport> BuildMemory(const BuildOptions& options) {
+  POINTSMAN_CHECK_OK(CheckOptions(options));
+  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModel(options.data));
+  return Builder(options, *model).Run();
+}
+
+}  // namespace pointsman

@@ -1,0 +1,166 @@
+#include "indexer/evaluation/variants.h"
+
+#include <chrono>
+#include <cstdio>
+#include <utility>
+
+#include "adapt/linear_part.h"
+#include "adapt/token_values.h"
+#include "indexer/builder.h"
+#include "indexer/evaluation/controls.h"
+
+namespace pointsman {
+namespace {
+
+constexpr int kBaselineEpochs = 8;  // at most; the calibration split stops earlier
+constexpr int kMemoryEpochs = 8;
+constexpr double kBiasRate = 0.02;
+constexpr double kRouterRate = 3e-3;  // findings section 1, "router fine-tuning only"
+constexpr double kFullFinetuneRate = 1e-3;
+
+std::string Formatted(const char* format, double a, double b) {
+  char text[160];
+  std::snprintf(text, sizeof text, format, a, b);
+  return text;
+}
+
+double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+std::vector<std::string> VariantNames() {
+  return {"frozen", "bias",   "router_finetune",   "full_finetune",  "knn", "knn+gate", "entries", "prototypes",
+          "memory", "oracle", "random_neighbours", "shuffled_values"};
+}
+
+Result<VariantRun> VariantMaker::Run(const std::string& name) {
+  if (name == "frozen") return Score(name, *in_.model, {});
+  if (name == "bias" || name == "router_finetune") return RunLinear(name);
+  if (name == "full_finetune") return RunFullFinetune();
+  if (name == "oracle") return RunOracle();
+  if (name == "knn" || name == "knn+gate") return RunKnn(name);
+  if (name == "entries" || name == "prototypes") return RunTrainedMemory(name);
+  if (name == "random_neighbours" || name == "shuffled_values") return RunControl(name);
+  if (name == "memory") return RunTables(name, in_.memory, in_.ready_build_s["memory"]);
+  return Error{ErrorCode::kInvalidArgument, "--variants: " + name + " is not a variant; see pointsman eval --help"};
+}
+
+Result<VariantRun> VariantMaker::Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
+                                       const std::shared_ptr<HookErrors>& errors) {
+  ScorerOptions options;
+  options.threads = in_.threads;
+  return ScoreVariant(name, model, hooks, errors, *in_.test, *in_.unrelated, options);
+}
+
+Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables,
+                                           double build_s) {
+  const auto errors = std::make_shared<HookErrors>();
+  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, TableHooks(tables, errors), errors));
+  if (build_s > 0) run.build_s = build_s;
+  if (in_.reference) {
+    run.bytes_per_token = static_cast<double>(TableBytes(*tables)) / static_cast<double>(in_.reference->tokens());
+  }
+  return run;
+}
+
+Result<VariantRun> VariantMaker::RunLinear(const std::string& name) {
+  LinearPartOptions options;
+  (name == "bias" ? options.bias_rate : options.router_delta_rate) = name == "bias" ? kBiasRate : kRouterRate;
+  LinearPart module(in_.model->config(), options);
+  TrainOptions train;
+  train.epochs = kBaselineEpochs;
+  train.seed = in_.seed;
+  train.threads = in_.threads;
+  const auto started = std::chrono::steady_clock::now();
+  const TrainReport report = Train(*in_.model, module, in_.reference->reference, in_.reference->calibration, train);
+  const double build_s = SecondsSince(started);
+  Say(Formatted((name + ": calibration %.4f -> %.4f nats").c_str(), report.initial_nll, report.best_nll));
+  const HookFactory hooks = [&module](const Batch& batch, std::vector<uint32_t>*) {
+    return std::make_unique<ModuleHook>(module, batch, /*training=*/false);
+  };
+  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, hooks));
+  run.build_s = build_s;
+  double bytes = 0;
+  for (const Parameter& p : module.Parameters()) bytes += static_cast<double>(p.value.numel() * sizeof(float));
+  run.bytes_per_token = bytes / static_cast<double>(in_.reference->tokens());
+  return run;
+}
+
+Result<VariantRun> VariantMaker::RunFullFinetune() {
+  const std::unique_ptr<MoeModel> clone = in_.model->CloneWithTrainableWeights();
+  TrainOptions train;
+  train.epochs = kBaselineEpochs;
+  train.seed = in_.seed;
+  train.threads = in_.threads;
+  const auto started = std::chrono::steady_clock::now();
+  const TrainReport report =
+      TrainWeights(*clone, kFullFinetuneRate, in_.reference->reference, in_.reference->calibration, train);
+  const double build_s = SecondsSince(started);
+  Say(Formatted("full_finetune: calibration %.4f -> %.4f nats", report.initial_nll, report.best_nll));
+  POINTSMAN_TRY(VariantRun run, Score("full_finetune", *clone, {}));
+  run.touched.reset();  // every weight is another one: nothing is untouched in a sense worth a number
+  run.build_s = build_s;
+  double bytes = 0;
+  for (const auto& [weight_name, value] : clone->Weights()) bytes += static_cast<double>(value.numel() * sizeof(float));
+  run.bytes_per_token = bytes / static_cast<double>(in_.reference->tokens());
+  return run;
+}
+
+Result<VariantRun> VariantMaker::RunOracle() {
+  TokenValueOptions options;
+  options.keep_values = false;
+  options.threads = in_.threads;
+  const TokenValues values = OptimizeTokenValues(*in_.model, in_.test->sequences, options);
+  VariantRun run;
+  run.name = "oracle";
+  run.test = SumByDocument(*in_.test, values.after);
+  return run;
+}
+
+CandidateOptions VariantMaker::CandidateDefaults() const {
+  CandidateOptions options;
+  options.epochs = kMemoryEpochs;
+  options.seed = in_.seed;
+  options.threads = in_.threads;
+  return options;
+}
+
+Result<VariantRun> VariantMaker::RunTrainedMemory(const std::string& name) {
+  if (const auto found = in_.ready.find(name); found != in_.ready.end()) {
+    return RunTables(name, found->second, in_.ready_build_s[name]);
+  }
+  PrototypeOptions prototypes;
+  prototypes.count = PrototypeCount(in_.reference->tokens());
+  POINTSMAN_TRY(Candidate candidate,
+                name == "prototypes" ? TrainPrototypes(*in_.model, *in_.reference, prototypes, CandidateDefaults())
+                                     : TrainEntries(*in_.model, *in_.reference, EntryOptions{}, CandidateDefaults()));
+  Say(Formatted((name + ": calibration %.4f -> %.4f nats (ungated)").c_str(), candidate.training.initial_nll,
+                candidate.training.best_nll));
+  candidate.tables.gate = in_.gate;
+  const double build_s = candidate.build_s;
+  return RunTables(name, MakeTables(std::move(candidate.tables)), build_s);
+}
+
+Result<VariantRun> VariantMaker::RunKnn(const std::string& name) {
+  if (!knn_) {
+    POINTSMAN_TRY(Candidate built, BuildKnn(*in_.model, *in_.reference, CandidateDefaults()));
+    knn_ = std::move(built);
+  }
+  OwnedTables tables = knn_->tables;
+  if (name == "knn+gate") tables.gate = in_.gate;
+  return RunTables(name, MakeTables(std::move(tables)), knn_->build_s);
+}
+
+Result<VariantRun> VariantMaker::RunControl(const std::string& name) {
+  if (name == "shuffled_values") {
+    const auto shuffled = ShuffledValues(*in_.memory, in_.seed);
+    POINTSMAN_TRY(VariantRun run, RunTables(name, shuffled, 0));
+    run.bytes_per_token.reset();
+    return run;
+  }
+  return Score(name, *in_.model, RandomNeighbours(in_.memory, in_.seed));
+}
+
+}  // namespace pointsman

@@ -1,0 +1,92 @@
+#include "indexer/evaluation/verdict.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace pointsman {
+namespace {
+
+std::string Nats(double mean, const Interval& ci95) {
+  return fmt::format("{:+.4f} nats per token (95% interval {:+.4f} to {:+.4f})", mean, ci95.low, ci95.high);
+}
+
+}  // namespace
+
+Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, const VerdictOptions& options) {
+  const auto few = [&](const char* what, uint64_t clusters) {
+    return Verdict{Decision::kInconclusive,
+                   fmt::format("only {} independent {} were scored; {} are needed for a verdict", clusters, what,
+                               options.min_clusters)};
+  };
+  if (gain.clusters < options.min_clusters) return few("test documents", gain.clusters);
+
+  if (gain.ci95.low > -options.min_gain) {
+    return {Decision::kReject, fmt::format("it changes the loss on your text by {}: less than the gain asked for, {}",
+                                           Nats(gain.mean, gain.ci95), options.min_gain)};
+  }
+  if (damage && damage->clusters < options.min_clusters) return few("unrelated documents", damage->clusters);
+  if (damage && damage->ci95.low > options.damage_bound) {
+    return {Decision::kReject, fmt::format("it changes the loss on unrelated text by {}: more than the bound of {}",
+                                           Nats(damage->mean, damage->ci95), options.damage_bound)};
+  }
+  if (gain.ci95.high >= -options.min_gain) {
+    return {Decision::kInconclusive,
+            fmt::format(
+                "the change on your text, {}, may be less than the gain asked for, {}; more test documents would tell",
+                Nats(gain.mean, gain.ci95), options.min_gain)};
+  }
+  if (!damage) {
+    return {Decision::kInconclusive,
+            "it was not scored on unrelated text, so that damage elsewhere is unknown; give some with --off-domain"};
+  }
+  if (damage->ci95.high >= options.damage_bound) {
+    return {Decision::kInconclusive,
+            fmt::format(
+                "the change on unrelated text, {}, may be more than the bound of {}; more unrelated text would tell",
+                Nats(damage->mean, damage->ci95), options.damage_bound)};
+  }
+  return {
+      Decision::kAdopt,
+      fmt::format(
+          "this memory makes the model better on your text by {:.4f} nats per token (95% interval {:.4f} to {:.4f}) "
+          "and does no measurable damage elsewhere ({:+.4f}, at most {:+.4f})",
+          -gain.mean, -gain.ci95.high, -gain.ci95.low, damage->mean, damage->ci95.high)};
+}
+
+std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options) {
+  const auto memory = std::find_if(variants.begin(), variants.end(),
+                                   [](const VariantScore& v) { return KindOf(v.name) == VariantKind::kMemory; });
+  if (memory == variants.end()) return "";
+  const auto less = [](const std::optional<double>& a, const std::optional<double>& b) { return a && b && *a < *b; };
+  const double allowed_damage = std::max(options.damage_bound, memory->damage_ci95 ? memory->damage_ci95->high : 0.0);
+  const VariantScore* best = nullptr;
+  for (const VariantScore& v : variants) {
+    const bool cheaper = less(v.bytes_per_token, memory->bytes_per_token) || less(v.build_s, memory->build_s);
+    const bool better = v.vs_memory && v.vs_memory->high < 0;
+    const bool harmless = v.damage_ci95 && v.damage_ci95->high <= allowed_damage;
+    if (KindOf(v.name) != VariantKind::kRival || !cheaper || !better || !harmless) continue;
+    if (best == nullptr || v.nll < best->nll) best = &v;
+  }
+  return best == nullptr ? "" : best->name;
+}
+
+std::vector<std::string> CheckControls(std::span<const ControlInterval> controls) {
+  std::vector<std::string> broken;
+  for (const ControlInterval& control : controls) {
+    if (control.versus_bias && control.versus_bias->high < 0) {
+      broken.push_back(
+          fmt::format("control {} beats bias by {:.4f} to {:.4f} nats per token: the gain does not come from "
+                      "which neighbours are found",
+                      control.name, -control.versus_bias->high, -control.versus_bias->low));
+    }
+    if (control.versus_memory && control.versus_memory->low <= 0) {
+      broken.push_back(
+          fmt::format("memory does not beat control {} (control minus memory {:+.4f} to {:+.4f} nats per token)",
+                      control.name, control.versus_memory->low, control.versus_memory->high));
+    }
+  }
+  return broken;
+}
+
+}  // namespace pointsman

@@ -1,0 +1,98 @@
+#include "indexer/job.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdio>
+
+#include "indexer/general_text.h"
+
+namespace pointsman {
+namespace {
+
+// A budget of tokens needs only a sample of a large corpus; near-duplicates matter within what is used.
+constexpr uint64_t kMinSampledDocuments = 4000;
+constexpr uint64_t kTokensPerSampledDocument = 25;
+
+}  // namespace
+
+Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options) {
+  at::set_num_threads(1);
+  POINTSMAN_TRY(std::unique_ptr<MoeModel> model, MoeModel::Load(options.model));
+  if (model->config().eos_token_ids.empty()) {
+    return Error{ErrorCode::kInvalidArgument, options.model.string() +
+                                                  "/config.json: no eos_token_id; documents need "
+                                                  "an end-of-text token: add it to config.json"};
+  }
+  return model;
+}
+
+IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::string>& paths) {
+  IngestOptions ingest;
+  ingest.paths = paths;
+  ingest.jsonl_fields = options.jsonl_fields;
+  ingest.seed = options.seed;
+  ingest.max_documents = std::max(kMinSampledDocuments, options.max_tokens / kTokensPerSampledDocument);
+  return ingest;
+}
+
+SplitOptions SplitOf(const CorpusOptions& options) {
+  constexpr uint64_t kCalibrationShare = 6;  // calibration text: a sixth of the reference text, at least 8,192 tokens
+  SplitOptions split;
+  split.seed = options.seed;
+  split.unit = options.split_by_library ? SplitUnit::kLibrary : SplitUnit::kCluster;
+  split.budgets.reference_tokens = options.max_tokens;
+  split.budgets.calibration_tokens = std::max<uint64_t>(8192, options.max_tokens / kCalibrationShare);
+  split.budgets.test_tokens = options.max_test_tokens;
+  split.budgets.max_tokens_per_document = options.max_tokens_per_document;
+  return split;
+}
+
+Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options) {
+  POINTSMAN_TRY(Corpus corpus, PrepareCorpus(model.tokenizer(), IngestOf(options, options.corpus), SplitOf(options)));
+  Say(options, "corpus: " + corpus.report.Summary());
+  Say(options, "split by near-duplicate cluster (" + FormatCount(corpus.clusters) + " clusters): reference " +
+                   FormatCount(CountDocuments(corpus.documents, SplitRole::kReference)) + " documents, " +
+                   FormatCount(CountTokens(corpus.documents, SplitRole::kReference)) + " tokens; calibration " +
+                   FormatCount(CountDocuments(corpus.documents, SplitRole::kCalibration)) + ", " +
+                   FormatCount(CountTokens(corpus.documents, SplitRole::kCalibration)) + "; test " +
+                   FormatCount(CountDocuments(corpus.documents, SplitRole::kTest)) + ", " +
+                   FormatCount(CountTokens(corpus.documents, SplitRole::kTest)));
+  return corpus;
+}
+
+Result<Corpus> LoadGeneralText(const MoeModel& model, const CorpusOptions& options, std::vector<std::string>* sources) {
+  *sources = options.off_domain.empty() ? FindGeneralText(FileSystem::Real()) : options.off_domain;
+  if (sources->empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "unrelated text: none found on this machine; the gate and the damage "
+                 "figure need some: name files or folders with --off-domain"};
+  }
+  CorpusOptions general = options;
+  general.jsonl_fields.clear();
+  POINTSMAN_TRY(Corpus corpus,
+                PrepareGeneralText(model.tokenizer(), IngestOf(general, *sources), options.max_off_domain_tokens,
+                                   options.max_tokens_per_document, options.seed));
+  Say(options, "unrelated text: " + corpus.report.Summary());
+  return corpus;
+}
+
+void Say(const CorpusOptions& options, const std::string& line) {
+  if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
+}
+
+void StageClock::Start(const std::string& stage) {
+  const auto now = std::chrono::steady_clock::now();
+  if (!stages_.empty()) stages_.back().seconds = std::chrono::duration<double>(now - started_).count();
+  stages_.push_back({stage, 0});
+  started_ = now;
+}
+
+std::vector<StageTime> StageClock::Finish() {
+  if (!stages_.empty()) {
+    stages_.back().seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
+  }
+  return stages_;
+}
+
+}  // namespace pointsman
