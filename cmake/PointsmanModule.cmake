@@ -39,13 +39,19 @@ function(pointsman_module name)
 endfunction()
 
 # Links LibTorch and shares one precompiled header: parsing ATen costs tens of seconds a file otherwise.
+# LibTorch's include folder carries its own fmt, newer than the library that we link: ours is found first.
 function(pointsman_use_torch target)
-  target_include_directories(${target} SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
+  set(includes ${CMAKE_BINARY_DIR}/include_first ${TORCH_INCLUDE_DIRS})
+  target_include_directories(${target} SYSTEM PUBLIC ${includes})
   target_link_libraries(${target} PUBLIC ${TORCH_LIBRARIES})
   if(NOT TARGET pointsman_torch_pch)
+    get_target_property(fmt_includes fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
+    list(GET fmt_includes 0 fmt_include)
+    file(MAKE_DIRECTORY ${CMAKE_BINARY_DIR}/include_first)
+    file(CREATE_LINK ${fmt_include}/fmt ${CMAKE_BINARY_DIR}/include_first/fmt SYMBOLIC)
     file(WRITE ${CMAKE_BINARY_DIR}/torch_pch.cc "")
     add_library(pointsman_torch_pch OBJECT ${CMAKE_BINARY_DIR}/torch_pch.cc)
-    target_include_directories(pointsman_torch_pch SYSTEM PUBLIC ${TORCH_INCLUDE_DIRS})
+    target_include_directories(pointsman_torch_pch SYSTEM PUBLIC ${includes})
     target_link_libraries(pointsman_torch_pch PUBLIC ${TORCH_LIBRARIES})
     # The flags of its users: a precompiled header made without -fopenmp is refused by them.
     target_link_libraries(pointsman_torch_pch PRIVATE OpenMP::OpenMP_CXX)
