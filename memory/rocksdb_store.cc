@@ -460,6 +460,14 @@ Result<std::unique_ptr<EntryStore>> RocksDbStore::Open(const fs::path& directory
   });
 }
 
+Result<uint64_t> RocksDbStore::PeekLastSequence(const fs::path& directory) {
+  return Guarded(directory, [&]() -> Result<uint64_t> {
+    Store store(directory);
+    POINTSMAN_CHECK_OK(store.Open(/*create=*/false, /*read_only=*/true, nullptr));
+    return store.LastSequence();
+  });
+}
+
 Result<uint64_t> RocksDbStore::Check(const fs::path& directory) {
   return Guarded(directory, [&]() -> Result<uint64_t> {
     Store store(directory);

@@ -28,6 +28,9 @@ class RocksDbStore {
   static Result<std::unique_ptr<EntryStore>> Open(const std::filesystem::path& directory, bool create,
                                                   rocksdb::Env* env = nullptr);
 
+  // The last sequence number, read-only: before Open(), which deletes files that a damaged RocksDB manifest forgot.
+  static Result<uint64_t> PeekLastSequence(const std::filesystem::path& directory);
+
   // Reads everything once, read-only: RocksDB's block checksums, every record's encoding, entries without a document,
   // gaps in the change sequence. Returns the last sequence number, or kCorrupt with the first problem.
   static Result<uint64_t> Check(const std::filesystem::path& directory);
