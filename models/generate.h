@@ -17,15 +17,15 @@ namespace pointsman {
 
 struct GenerateOptions {
   int64_t max_tokens = 64;
-  double temperature = 0;         // 0: greedy, ties to the lowest id
-  double top_p = 1;               // (0, 1]: sample from the smallest set of tokens with at least this probability
-  uint64_t seed = 0;              // of the sampling; the same seed gives the same tokens on every machine's same logits
-  std::vector<std::string> stop;  // the text ends before the first of them
-  RoutingHook* hook = nullptr;    // borrowed
-  uint32_t slot = 0;              // router slot of this sequence
+  double temperature = 0;  // 0: greedy, ties to the lowest id
+  double top_p = 1;        // (0, 1]: sample from the smallest set of tokens with at least this probability
+  uint64_t seed = 0;       // of the sampling; the same seed gives the same tokens on every machine's same logits
+  std::vector<std::string> stop = {};  // the text ends before the first of them
+  RoutingHook* hook = nullptr;         // borrowed
+  uint32_t slot = 0;                   // router slot of this sequence
   // Called with every new token and the text that became final with it: whole UTF-8 characters, nothing that may still
   // turn into a stop string. The last call may have no token (-1) and carry what was held back. false ends generation.
-  std::function<bool(int32_t token, std::string_view text)> on_token;
+  std::function<bool(int32_t token, std::string_view text)> on_token = {};
 };
 
 enum class FinishReason {

@@ -34,7 +34,7 @@ class MoeModel {
 
   struct ForwardOptions {
     RoutingHook* hook = nullptr;       // nullptr: the frozen router
-    std::vector<uint32_t> slots;       // [B] router slot of each sequence; empty = all 0
+    std::vector<uint32_t> slots = {};  // [B] router slot of each sequence; empty = all 0
     KvCache* cache = nullptr;          // nullptr: no cache, positions start at 0
     bool last_only = false;            // logits of the last position only: [B, 1, V]
   };

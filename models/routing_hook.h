@@ -15,10 +15,10 @@
 namespace pointsman {
 
 struct StepInfo {
-  std::vector<uint32_t> slots;      // [rows]: sequence each row belongs to (Router slots; 0 = frozen)
-  std::vector<uint32_t> positions;  // [rows]
-  std::vector<int32_t> tokens;      // [rows]
-  int64_t batch = 0, length = 0;    // rows = batch * length
+  std::vector<uint32_t> slots = {};      // [rows]: sequence each row belongs to (Router slots; 0 = frozen)
+  std::vector<uint32_t> positions = {};  // [rows]
+  std::vector<int32_t> tokens = {};      // [rows]
+  int64_t batch = 0, length = 0;         // rows = batch * length
 };
 
 class RoutingHook {
