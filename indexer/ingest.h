@@ -23,8 +23,8 @@
 namespace pointsman {
 
 struct IngestOptions {
-  std::vector<std::string> paths;         // files or folders
-  std::vector<std::string> jsonl_fields;  // joined by newlines in this order; empty = see RowText in jsonl_rows.h
+  std::vector<std::string> paths = {};         // files or folders
+  std::vector<std::string> jsonl_fields = {};  // joined by newlines in this order; empty = see RowText in jsonl_rows.h
   uint64_t max_file_bytes =
       4u << 20;  // longer files and rows are skipped and named; a .jsonl file itself may be longer
   uint64_t seed = 0;

@@ -19,8 +19,8 @@ enum class ProgressStyle : uint8_t { kAuto, kBar, kLines };  // kAuto: a bar whe
 struct ProgressOptions {
   bool quiet = false;
   ProgressStyle style = ProgressStyle::kAuto;
-  std::FILE* stream = stderr;       // borrowed
-  std::function<double()> seconds;  // monotonic clock; empty = steady_clock. Tests give their own.
+  std::FILE* stream = stderr;            // borrowed
+  std::function<double()> seconds = {};  // monotonic clock; empty = steady_clock. Tests give their own.
 };
 
 class Progress {

@@ -46,8 +46,8 @@ struct SplitBudgets {
 struct SplitOptions {
   uint64_t seed = 0;
   SplitUnit unit = SplitUnit::kCluster;
-  SplitFractions fractions;
-  SplitBudgets budgets;
+  SplitFractions fractions = {};
+  SplitBudgets budgets = {};
 };
 
 struct SelectedDocument {

@@ -14,7 +14,8 @@ std::vector<Window> MakeWindows(std::span<const uint32_t> lengths, const WindowO
     for (uint32_t scored = 0; scored < lengths[document];) {
       const uint32_t fresh = std::min(scored == 0 ? options.context : stride, lengths[document] - scored);
       const uint32_t end = scored + fresh;
-      const uint32_t begin = end - std::min(end, options.context);
+      // Overlapping windows reach back to a full context; pieces without overlap start where the last one ended.
+      const uint32_t begin = stride == options.context ? scored : end - std::min(end, options.context);
       windows.push_back({document, begin, end - begin, scored - begin});
       scored = end;
     }
