@@ -1,0 +1,41 @@
+// A sub-command: its place in the help, and the function behind it. Each lives in its own file under tools/commands/.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "memory/result.h"
+#include "tools/settings.h"
+
+namespace pointsman {
+
+// What a command has to say: `json` is printed with --json, `text` without.
+struct Output {
+  nlohmann::json json;
+  std::string text;
+  int exit_code = 0;  // 3: --require not met
+};
+
+struct Command {
+  std::string_view key;      // "docs-list" is typed as: pointsman docs list
+  std::string_view summary;  // one line
+  std::string_view example;  // a whole command line or more
+  Result<Output> (*run)(const Settings& settings) = nullptr;
+};
+
+std::span<const Command> AllCommands();
+
+Result<Output> RunBuild(const Settings& settings);
+Result<Output> RunEval(const Settings& settings);
+Result<Output> RunProbe(const Settings& settings);
+Result<Output> RunPlan(const Settings& settings);
+Result<Output> RunGenerate(const Settings& settings);
+Result<Output> RunInspect(const Settings& settings);
+Result<Output> RunVerify(const Settings& settings);
+Result<Output> RunDocsList(const Settings& settings);
+Result<Output> RunBenchScan(const Settings& settings);
+Result<Output> RunConfig(const Settings& settings);
+
+}  // namespace pointsman

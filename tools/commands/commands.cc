@@ -1,0 +1,34 @@
+// The list of sub-commands, in the order of the help.
+#include <array>
+
+#include "tools/command.h"
+
+namespace pointsman {
+namespace {
+
+constexpr std::array kCommands = {
+    Command{"probe", "how much better the frozen experts could do with other routing",
+            "pointsman probe --model models/reference --corpus /usr/include/boost", RunProbe},
+    Command{"plan", "predict the RAM, time and bytes of a build without doing it",
+            "pointsman plan --model models/reference --corpus docs/ --max-tokens 100000", RunPlan},
+    Command{"build", "build a routing memory from a corpus",
+            "pointsman build --model models/reference --corpus docs/ notes.md --out build/memory", RunBuild},
+    Command{"eval", "score a memory and its rivals on held-out text: the verdict",
+            "pointsman eval --model models/reference --memory build/memory --require adopt", RunEval},
+    Command{"generate", "continue a prompt, with or without a memory",
+            "pointsman generate --model models/reference --memory build/memory --prompt 'class ' --explain",
+            RunGenerate},
+    Command{"inspect", "what is in a memory", "pointsman inspect build/memory --layer 0", RunInspect},
+    Command{"verify", "check every byte of a memory", "pointsman verify build/memory --repair", RunVerify},
+    Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --json", RunDocsList},
+    Command{"bench-scan", "the exact search against this machine's memory bandwidth",
+            "pointsman bench scan --keys 100000 --dim 64", RunBenchScan},
+    Command{"config", "the options in force and where each came from; the output is a file for --config",
+            "pointsman config > pointsman.toml", RunConfig},
+};
+
+}  // namespace
+
+std::span<const Command> AllCommands() { return kCommands; }
+
+}  // namespace pointsman

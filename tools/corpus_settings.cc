@@ -1,0 +1,66 @@
+#include "tools/corpus_settings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "indexer/progress.h"
+
+namespace pointsman {
+
+int ThreadsOf(const Settings& settings) {
+  const auto given = static_cast<int>(settings.Integer("threads"));
+  return given > 0 ? given : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+CorpusOptions CorpusOptionsOf(const Settings& settings) {
+  CorpusOptions options;
+  options.model = settings.Path("model");
+  options.corpus = settings.Texts("corpus");
+  options.jsonl_fields = settings.Texts("jsonl-fields");
+  if (settings.Knows("off-domain")) options.off_domain = settings.Texts("off-domain");
+  options.seed = static_cast<uint64_t>(settings.Integer("seed"));
+  options.max_tokens = static_cast<uint64_t>(settings.Integer("max-tokens"));
+  options.max_test_tokens = static_cast<uint64_t>(settings.Integer("max-test-tokens"));
+  options.split_by_library = settings.Flag("split-by-library");
+  options.threads = ThreadsOf(settings);
+  return options;
+}
+
+const char* MemoryKindText(MemoryKind kind) { return kind == MemoryKind::kEntries ? "entries" : "prototypes"; }
+
+const char* ValueKindText(ValueKind kind) {
+  switch (kind) {
+    case ValueKind::kDelta:
+      return "delta";
+    case ValueKind::kLogits:
+      return "logits";
+    case ValueKind::kAssignments:
+      return "assignments";
+  }
+  return "unknown";
+}
+
+nlohmann::json VerdictJson(const VerdictSummary& verdict) {
+  return {{"verdict", verdict.verdict},
+          {"stale", verdict.stale},
+          {"gain", verdict.gain},
+          {"ci95", {verdict.gain_low, verdict.gain_high}},
+          {"damage", verdict.damage},
+          {"damage_ci95", {verdict.damage_low, verdict.damage_high}},
+          {"documents", verdict.test_documents},
+          {"tokens", verdict.test_tokens}};
+}
+
+std::string VerdictText(const VerdictSummary& verdict) {
+  if (verdict.verdict == "absent") return "absent: run pointsman eval";
+  return fmt::format(
+      "{}{}: gain {:+.4f} [{:+.4f}, {:+.4f}] nats per token on {} tokens of {} held-out documents, damage {:+.4f} "
+      "[{:+.4f}, {:+.4f}] on unrelated text",
+      verdict.verdict, verdict.stale ? " (stale: the memory was written after it was scored)" : "", verdict.gain,
+      verdict.gain_low, verdict.gain_high, FormatCount(verdict.test_tokens), FormatCount(verdict.test_documents),
+      verdict.damage, verdict.damage_low, verdict.damage_high);
+}
+
+}  // namespace pointsman

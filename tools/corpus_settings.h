@@ -1,0 +1,24 @@
+// What several commands share: the corpus options, and words for what a manifest says.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "indexer/builder.h"
+#include "memory/manifest.h"
+#include "tools/settings.h"
+
+namespace pointsman {
+
+// REQUIRES: a command that has --corpus.
+CorpusOptions CorpusOptionsOf(const Settings& settings);
+// --threads, with 0 resolved to the number of cores.
+int ThreadsOf(const Settings& settings);
+
+const char* MemoryKindText(MemoryKind kind);  // "entries", "prototypes"
+const char* ValueKindText(ValueKind kind);    // "delta", "logits", "assignments"
+nlohmann::json VerdictJson(const VerdictSummary& verdict);
+// "adopt: gain -0.071 [-0.082, -0.060] nats per token, damage ... on 12,345 tokens of 45 documents"
+std::string VerdictText(const VerdictSummary& verdict);
+
+}  // namespace pointsman

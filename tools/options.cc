@@ -1,0 +1,198 @@
+#include "tools/options.h"
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+
+namespace pointsman {
+namespace {
+
+constexpr OptionKind kText = OptionKind::kText, kTexts = OptionKind::kTexts, kPath = OptionKind::kPath,
+                     kPaths = OptionKind::kPaths, kNames = OptionKind::kNames, kInteger = OptionKind::kInteger,
+                     kReal = OptionKind::kReal, kFlag = OptionKind::kFlag, kChoice = OptionKind::kChoice;
+
+constexpr std::string_view kWithModel = "build eval probe plan generate";
+constexpr std::string_view kWithCorpus = "build eval probe plan";
+constexpr std::string_view kBuilds = "build plan";
+constexpr std::string_view kEverywhere = "build eval probe plan generate inspect verify docs-list bench-scan config";
+
+constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
+                            std::string_view value_name, std::string_view fallback, std::string_view help) {
+  OptionSpec option;
+  option.name = name;
+  option.kind = kind;
+  option.commands = commands;
+  option.value_name = value_name;
+  option.fallback = fallback;
+  option.help = help;
+  return option;
+}
+constexpr OptionSpec Choice(std::string_view choices, OptionSpec option) {
+  option.choices = choices;
+  return option;
+}
+constexpr OptionSpec Within(double min, double max, OptionSpec option) {
+  option.min = min;
+  option.max = max;
+  return option;
+}
+constexpr OptionSpec Required(OptionSpec option) {
+  option.required = true;
+  return option;
+}
+constexpr OptionSpec Positional(OptionSpec option) {
+  option.positional = true;
+  return Required(option);
+}
+
+constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
+
+constexpr std::array kOptions = {
+    Positional(Option("memory", kPath, "inspect verify docs-list", "MEM", "", "the memory's directory")),
+    Required(Option("model", kPath, kWithModel, "DIR", "",
+                    "the model's directory: config.json, *.safetensors, tokenizer.json")),
+
+    Required(Option("corpus", kPaths, "build probe plan", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
+    Option("jsonl-fields", kNames, kWithCorpus, "NAMES", "",
+           "the fields of a .jsonl row that make its text, in this order; none = text, prompt and completion, or "
+           "messages"),
+    Option("split-by-library", kFlag, kWithCorpus, "", "",
+           "split by top folder: train on some libraries, test on others"),
+    Required(Option("out", kPath, "build", "MEM", "", "the memory's directory, made if it is not there")),
+    Option("memory", kPath, "eval generate", "MEM", "",
+           "a memory that was built for this model; none = the frozen router"),
+    Option("test-corpus", kPaths, "eval", "PATH", "",
+           "score on these files instead of the test split; all of them are test"),
+    Option("off-domain", kPaths, "build eval plan", "PATH", "",
+           "unrelated text that must come out unchanged; none = documentation, licences and library sources found on "
+           "this machine"),
+    Choice("auto entries prototypes",
+           Option("kind", kChoice, kBuilds, "KIND", "auto",
+                  "store an entry per token, trained prototypes, or what gains more per byte")),
+    Choice("default fast knn", Option("preset", kChoice, kBuilds, "NAME", "default",
+                                      "how values are made; knn is the published kNN-MoE recipe and forces entries")),
+    Choice("delta logits assignments", Option("blend", kChoice, kBuilds, "RULE", "delta",
+                                              "what a value says: a change of router logits, logits, or expert "
+                                              "assignments; the last two need --preset knn")),
+    Choice("auto exact", Option("index", kChoice, kBuilds, "INDEX", "auto",
+                                "how neighbours are found; auto is exact in this version")),
+    Option("layers", kText, kBuilds, "LIST", "auto", "which MoE layers: auto, all, or numbers such as 0,3,5"),
+    Within(1, kLargest,
+           Option("max-tokens", kInteger, kWithCorpus, "N", "100000",
+                  "tokens of the reference split at most; time and bytes grow with it")),
+    Within(1, kLargest,
+           Option("max-test-tokens", kInteger, kWithCorpus, "N", "60000", "tokens of the test split at most")),
+    Within(1, kLargest, Option("max-tokens", kInteger, "generate", "N", "64", "new tokens at most")),
+    Within(1, kLargest,
+           Option("sample-tokens", kInteger, "probe", "N", "2048", "tokens of the calibration split to measure on")),
+    Within(0, kLargest,
+           Option("seed", kInteger, kWithModel, "N", "0",
+                  "of the split, the training and the sampling; equal seeds give equal results")),
+    Option("resume", kFlag, "build", "", "",
+           "go on with an interrupted build in --out; refused if its settings differ"),
+    Option("no-text", kFlag, kBuilds, "", "",
+           "do not keep token ids: no excerpts, no rebuild, no variants that train from this memory"),
+    Option("variants", kNames, "eval", "NAMES", "frozen,bias,router_finetune,knn,memory",
+           "all, or a comma-separated list"),
+    Within(0, 100,
+           Option("min-gain", kReal, "build eval", "NATS", "0.01",
+                  "adopt asks for more gain than this, in nats per token")),
+    Within(0, 100,
+           Option("damage-bound", kReal, "build eval", "NATS", "0.002",
+                  "adopt asks for less damage on unrelated text than this, in nats per token")),
+    Option("report", kPath, "eval", "FILE", "", "write the report as one HTML page, too"),
+    Choice("adopt", Option("require", kChoice, "eval", "VERDICT", "", "exit with 3 unless this is the verdict")),
+    Required(Option("prompt", kText, "generate", "TEXT", "", "the text to go on from; - reads it from standard input")),
+    Within(0, 1, Option("strength", kReal, "generate", "S", "1", "scales the memory's change; 0 = the frozen router")),
+    Within(0, 100,
+           Option("temperature", kReal, "generate", "T", "0", "of the sampling; 0 = always the likeliest token")),
+    Within(0, 1,
+           Option("top-p", kReal, "generate", "P", "1",
+                  "sample from the likeliest tokens that together have this probability")),
+    Option("stop", kTexts, "generate", "TEXT", "", "stop before this text; may be given several times"),
+    Option("explain", kFlag, "generate", "", "",
+           "per new token: the gate, and the documents whose entries moved which experts"),
+    Option("digest", kFlag, "inspect", "", "",
+           "only the digest of what the memory routes with: equal builds have equal digests"),
+    Option("document", kText, "inspect", "NAME", "", "one document, by its source or its 16-digit hash"),
+    Within(0, 65535,
+           Option("layer", kInteger, "inspect", "N", "",
+                  "one layer: sizes, calibration, and which experts its values raise and lower")),
+    Option("repair", kFlag, "verify", "", "", "rebuild missing or damaged derived files from the truth"),
+    Within(1000, 1e8, Option("keys", kInteger, "bench-scan", "N", "100000", "rows to scan")),
+    Within(1, 8192, Option("dim", kInteger, "bench-scan", "D", "64", "dimensions of a key")),
+    Within(1, 65536,
+           Option("batch", kInteger, "bench-scan", "N", "16",
+                  "queries a call in the batched runs; single queries are always measured")),
+    Within(0, 4096,
+           Option("threads", kInteger, kWithModel, "N", "0",
+                  "threads to compute with; 0 = one a core. The result does not depend on it")),
+    Option("config", kPath, kEverywhere, "FILE", "", "a TOML file with these options; pointsman config prints one"),
+    Option("json", kFlag, kEverywhere, "", "", "one JSON document on standard output"),
+};
+
+size_t EditDistance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = row[0];
+    row[0] = i;
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, substituted});
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+std::span<const OptionSpec> AllOptions() { return kOptions; }
+
+bool BelongsTo(const OptionSpec& option, std::string_view command_key) {
+  const std::vector<std::string> keys = Split(option.commands, ' ');
+  return std::find(keys.begin(), keys.end(), command_key) != keys.end();
+}
+
+std::vector<const OptionSpec*> OptionsOf(std::string_view command_key) {
+  std::vector<const OptionSpec*> found;
+  for (const OptionSpec& option : kOptions) {
+    if (BelongsTo(option, command_key)) found.push_back(&option);
+  }
+  return found;
+}
+
+std::string EnvironmentName(const OptionSpec& option) {
+  std::string name = "POINTSMAN_";
+  for (const char c : option.name)
+    name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  return name;
+}
+
+std::vector<std::string> Split(std::string_view text, char separator) {
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const size_t end = text.find(separator);
+    if (end != 0) parts.emplace_back(text.substr(0, end));
+    if (end == std::string_view::npos) break;
+    text.remove_prefix(end + 1);
+  }
+  return parts;
+}
+
+std::string Nearest(std::string_view word, const std::vector<std::string>& candidates) {
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
+  for (const std::string& candidate : candidates) {
+    const size_t distance = EditDistance(word, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace pointsman
