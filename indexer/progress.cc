@@ -88,7 +88,9 @@ void Progress::Finish(const std::string& note) {
   const std::lock_guard lock(mutex_);
   if (std::exchange(finished_, true) || options_.quiet) return;
   const double elapsed = options_.seconds() - start_s_;
-  std::string text = fmt::format("{}: {} {} in {}", stage_, FormatCount(done_), unit_, FormatDuration(elapsed));
+  const bool counted = total_ > 0 || done_ > 0;
+  std::string text =
+      stage_ + ": " + (counted ? FormatCount(done_) + " " + unit_ : "done") + " in " + FormatDuration(elapsed);
   if (done_ > skipped_ && elapsed > 0) {
     text += fmt::format(" ({} {}/s)", FormatRate(static_cast<double>(done_ - skipped_) / elapsed), unit_);
   }

@@ -25,7 +25,8 @@ struct ProgressOptions {
 
 class Progress {
  public:
-  // total 0 = unknown: count and rate are shown, no bar and no remaining time.
+  // total 0 = unknown: count and rate are shown, no bar and no remaining time. A stage that counts nothing just says
+  // how long it took.
   Progress(std::string stage, uint64_t total, std::string unit, ProgressOptions options = {});
   // Finishes without a note unless Finish was called.
   ~Progress();

@@ -11,7 +11,6 @@ namespace pointsman {
 namespace {
 
 using testing::HasSubstr;
-using testing::Not;
 
 // A stream to read back and a clock to turn by hand.
 class CapturedProgress : public testing::Test {
@@ -77,6 +76,13 @@ TEST_F(CapturedProgress, UnknownTotalHasNoPercentage) {
   progress.Advance(5000);
   progress.Finish();
   EXPECT_THAT(Output(), HasSubstr("read: 5,000 files, 500/s\n"));
+}
+
+TEST_F(CapturedProgress, AStageThatCountsNothingSaysHowLongItTook) {
+  Progress progress("knn", 0, "", Options(ProgressStyle::kLines));
+  now_s_ += 75;
+  progress.Finish("best epoch 3");
+  EXPECT_EQ(Output(), "knn: done in 1 min 15 s, best epoch 3\n");
 }
 
 TEST_F(CapturedProgress, QuietWritesNothingAndDestructionFinishesOnce) {
