@@ -119,6 +119,20 @@ std::vector<double> LinearTicks(double low, double high) {
   return ticks;
 }
 
+// Those of `wanted` that lie on the axis and whose labels do not touch an earlier one's.
+std::vector<double> SpacedTicks(const Panel& panel, const std::vector<double>& wanted) {
+  constexpr double kLabelWidth = 42;
+  std::vector<double> ticks;
+  for (const double tick : wanted) {
+    const double scaled = panel.scale(tick);
+    const bool free = std::all_of(ticks.begin(), ticks.end(), [&](double other) {
+      return std::abs(panel.X(tick) - panel.X(other)) >= kLabelWidth;
+    });
+    if (scaled >= panel.low && scaled <= panel.high && free) ticks.push_back(tick);
+  }
+  return ticks;
+}
+
 std::string Axis(const Panel& panel, double bottom) {
   std::string svg = fmt::format("<text x=\"{:.1f}\" y=\"14\">{}</text>\n", panel.left, Escape(panel.title));
   for (const double tick : panel.ticks) {
@@ -161,7 +175,7 @@ std::string Plot(const EvalReport& report) {
                0};
   damage.scale = [unit = std::max(report.damage_bound, 1e-6)](double x) { return std::asinh(x / unit); };
   FitRange(&damage, report, DamagePoint);
-  damage.ticks = {-1, -0.1, -0.01, 0, 0.01, 0.1, 1};
+  damage.ticks = SpacedTicks(damage, {0, 1, 0.1, 0.01, 0.001, -1, -0.1, -0.01, -0.001});
 
   const double bottom = kTop + kRowHeight * static_cast<double>(report.variants.size());
   std::string svg = fmt::format(
