@@ -36,6 +36,9 @@ class EntryValues : public RoutingModule {
   std::vector<Parameter> Parameters() const override;
   at::Tensor Change(int layer, const at::Tensor& hidden, const Batch& batch, bool training) const override;
 
+  // Rows [N, k] that training sees for each row: entries of other groups, best first.
+  const at::Tensor& training_neighbours(int layer) const { return layers_[layer].neighbours; }
+
   // Layers ready for MakeTables, in row order; refs [N].
   std::vector<OwnedLayer> Export(std::span<const EntryRef> refs) const;
 

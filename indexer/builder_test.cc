@@ -1,0 +1,220 @@
+// The whole main job on a tiny random model: corpus -> memory -> verdict, and what happens when it is interrupted.
+#include "indexer/builder.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <random>
+#include <set>
+
+#include "models/testing/tiny_model.h"
+
+namespace pointsman {
+namespace {
+
+using testing::TemporaryDirectory;
+
+// A file of words drawn from a few, so that the tiny model has something to learn and files differ.
+void WriteWords(const std::filesystem::path& path, const std::vector<std::string>& words, uint32_t seed) {
+  std::mt19937 random(seed);
+  std::filesystem::create_directories(path.parent_path());
+  std::ofstream file(path);
+  for (int i = 0; i < 60; ++i) file << words[random() % words.size()] << (i % 10 == 9 ? '\n' : ' ');
+}
+
+class CorpusAndTinyModel : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    testing::WriteTinyModel(root() / "model", {});
+    std::vector<std::string> code, prose;
+    for (int i = 0; i < 60; ++i) {
+      code.push_back("x" + std::to_string(i * 37 % 91) + "_t<" + std::to_string(i) + ">;");
+      prose.push_back(std::string(1, static_cast<char>('a' + i % 26)) + std::string(1 + i % 5, 'e') + "lo" +
+                      std::to_string(i));
+    }
+    for (uint32_t i = 0; i < 120; ++i) {
+      WriteWords(root() / "corpus" / ("lib" + std::to_string(i % 5)) / (std::to_string(i) + ".h"), code, i);
+      WriteWords(root() / "general" / (std::to_string(i) + ".txt"), prose, 1000 + i);
+    }
+  }
+  const std::filesystem::path& root() const { return directory_.path(); }
+
+  BuildOptions Options(const std::string& out, int threads = 1) const {
+    BuildOptions options;
+    options.data.model = root() / "model";
+    options.data.corpus = {(root() / "corpus").string()};
+    options.data.off_domain = {(root() / "general").string()};
+    options.data.max_tokens = 6000;
+    options.data.max_test_tokens = 3000;
+    options.data.max_off_domain_tokens = 6000;
+    options.data.threads = threads;
+    options.data.quiet = true;
+    options.out = root() / out;
+    options.preset = "fast";
+    return options;
+  }
+  EvalOptions EvalOf(const BuildOptions& build) const {
+    EvalOptions options;
+    options.data = build.data;
+    options.memory = build.out;
+    return options;
+  }
+
+ private:
+  TemporaryDirectory directory_;
+};
+
+TEST_F(CorpusAndTinyModel, ABuildPublishesAMemoryWithAVerdict) {
+  const BuildOptions options = Options("memory");
+  const auto report = BuildMemory(options);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  const Manifest& manifest = report.value().manifest;
+  EXPECT_EQ(manifest.generation, 1u);
+  EXPECT_NE(manifest.verdict.verdict, "absent");
+  EXPECT_EQ(manifest.reference_tokens, 6000u);
+  EXPECT_GT(manifest.verdict.test_documents, 5u);
+  EXPECT_EQ(manifest.test_looks, 1u);
+  EXPECT_FALSE(std::filesystem::exists(options.out / "build"));
+  const auto memory = Memory::Open(options.out, {});
+  ASSERT_TRUE(memory.ok()) << memory.error().message;
+  EXPECT_EQ(memory.value()->manifest().digest, Digest(memory.value()->tables()));
+  const auto findings = Verify(options.out);
+  ASSERT_TRUE(findings.ok());
+  EXPECT_TRUE(findings.value().empty());
+}
+
+TEST_F(CorpusAndTinyModel, TheDigestIsTheSameForAnyNumberOfThreads) {
+  const auto one = BuildMemory(Options("one", 1)), three = BuildMemory(Options("three", 3));
+  ASSERT_TRUE(one.ok() && three.ok());
+  EXPECT_EQ(one.value().manifest.digest, three.value().manifest.digest);
+  BuildOptions other_seed = Options("other");
+  other_seed.data.seed = 1;
+  const auto other = BuildMemory(other_seed);
+  ASSERT_TRUE(other.ok());
+  EXPECT_NE(other.value().manifest.digest, one.value().manifest.digest);
+}
+
+TEST_F(CorpusAndTinyModel, AFinishedBuildIsNotOverwrittenAndResumeKeepsIt) {
+  const BuildOptions options = Options("memory");
+  ASSERT_TRUE(BuildMemory(options).ok());
+  const auto again = BuildMemory(options);
+  ASSERT_FALSE(again.ok());
+  EXPECT_NE(again.error().message.find("--resume"), std::string::npos);
+  BuildOptions resumed = options;
+  resumed.resume = true;
+  const auto kept = BuildMemory(resumed);
+  ASSERT_TRUE(kept.ok()) << kept.error().message;
+  EXPECT_EQ(kept.value().manifest.generation, 1u);
+  resumed.data.seed = 9;
+  const auto other = BuildMemory(resumed);
+  ASSERT_FALSE(other.ok());
+  EXPECT_EQ(other.error().code, ErrorCode::kMismatch);
+}
+
+TEST_F(CorpusAndTinyModel, EvalScoresEveryVariantOnTheSameText) {
+  const BuildOptions build = Options("memory");
+  ASSERT_TRUE(BuildMemory(build).ok());
+  EvalOptions options = EvalOf(build);
+  options.variants = {"all"};
+  const auto report = Evaluate(options);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  std::vector<std::string> names;
+  for (const VariantScore& v : report.value().variants) names.push_back(v.name);
+  EXPECT_EQ(names, VariantNames());
+  EXPECT_EQ(report.value().test_looks, 2u);
+  for (const VariantScore& v : report.value().variants) {
+    if (v.name == "frozen") EXPECT_EQ(v.gain, 0.0);
+    if (v.name == "oracle") EXPECT_LT(v.gain, -0.1);
+    if (v.name == "full_finetune") EXPECT_LT(v.gain, -0.1);
+  }
+}
+
+TEST_F(CorpusAndTinyModel, EvalWithoutAMemoryUsesTheSplitOfBuild) {
+  const BuildOptions build = Options("memory");
+  const auto built = BuildMemory(build);
+  ASSERT_TRUE(built.ok());
+  EvalOptions options = EvalOf(build);
+  options.memory.clear();
+  options.variants = {"frozen", "bias"};
+  const auto report = Evaluate(options);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  EXPECT_EQ(report.value().documents, built.value().manifest.verdict.test_documents);
+  EXPECT_EQ(report.value().tokens, built.value().manifest.verdict.test_tokens);
+}
+
+TEST_F(CorpusAndTinyModel, AMemoryOfAnotherModelIsRefusedWithBothValues) {
+  const BuildOptions build = Options("memory");
+  ASSERT_TRUE(BuildMemory(build).ok());
+  testing::TinyModelShape other;
+  other.seed = 2;
+  testing::WriteTinyModel(root() / "other", other);
+  EvalOptions options = EvalOf(build);
+  options.data.model = root() / "other";
+  const auto report = Evaluate(options);
+  ASSERT_FALSE(report.ok());
+  EXPECT_EQ(report.error().code, ErrorCode::kMismatch);
+}
+
+TEST_F(CorpusAndTinyModel, WithoutTextOnlyWhatNeedsNoTextIsScored) {
+  BuildOptions build = Options("memory");
+  build.no_text = true;
+  ASSERT_TRUE(BuildMemory(build).ok());
+  EvalOptions options = EvalOf(build);
+  options.variants = {"memory"};
+  EXPECT_TRUE(Evaluate(options).ok());
+  options.variants = {"bias"};
+  const auto report = Evaluate(options);
+  ASSERT_FALSE(report.ok());
+  EXPECT_NE(report.error().message.find("--no-text"), std::string::npos);
+}
+
+TEST_F(CorpusAndTinyModel, ProbeFindsRoomInEveryLayerAndPlanPredicts) {
+  ProbeOptions probe;
+  probe.data = Options("unused").data;
+  probe.sample_tokens = 1500;
+  const auto room = Probe(probe);
+  ASSERT_TRUE(room.ok()) << room.error().message;
+  EXPECT_GT(room.value().headroom, 0.05);
+  EXPECT_EQ(room.value().layers.size(), 3u);
+  const auto plan = Plan({Options("unused")});
+  ASSERT_TRUE(plan.ok()) << plan.error().message;
+  EXPECT_EQ(plan.value().tokens, 6000u);
+  EXPECT_GT(plan.value().seconds, 0);
+}
+
+TEST_F(CorpusAndTinyModel, WrongOptionsNameTheFlag) {
+  const auto message = [](const BuildOptions& options) {
+    const auto report = BuildMemory(options);
+    return report.ok() ? std::string() : report.error().message;
+  };
+  BuildOptions options = Options("memory");
+  options.kind = "trees";
+  EXPECT_NE(message(options).find("--kind trees"), std::string::npos);
+  options = Options("memory");
+  options.blend = "logits";
+  EXPECT_NE(message(options).find("--preset knn"), std::string::npos);
+  options = Options("memory");
+  options.layers = "0,9";
+  EXPECT_NE(message(options).find("--layers 0,9"), std::string::npos);
+  options = Options("memory");
+  options.data.corpus.clear();
+  EXPECT_NE(message(options).find("--corpus"), std::string::npos);
+}
+
+TEST_F(CorpusAndTinyModel, ThePapersPresetWorksUnderEveryBlendRule) {
+  for (const char* blend : {"delta", "logits", "assignments"}) {
+    BuildOptions options = Options(std::string("memory_") + blend);
+    options.preset = "knn";
+    options.blend = blend;
+    options.layers = "0,2";
+    const auto report = BuildMemory(options);
+    ASSERT_TRUE(report.ok()) << report.error().message;
+    const auto memory = Memory::Open(options.out, {});
+    ASSERT_TRUE(memory.ok());
+    EXPECT_EQ(memory.value()->tables().layers.size(), 2u);
+    EXPECT_EQ(memory.value()->manifest().kind, MemoryKind::kEntries);
+  }
+}
+
+}  // namespace
+}  // namespace pointsman
