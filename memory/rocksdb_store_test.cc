@@ -2,14 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <rocksdb/env.h>
-#include <rocksdb/file_system.h>
 
-#include <atomic>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "memory/full_disk_env.h"
 #include "memory/test_support.h"
 
 namespace pointsman {
@@ -281,47 +279,11 @@ TEST_F(ClosedStore, ALostCurrentFileIsNotTakenForAnEmptyStore) {
   EXPECT_FALSE(FilesLike(".sst").empty());
 }
 
-// RocksDB's file system with room for so many bytes.
-class FullDisk : public rocksdb::FileSystemWrapper {
- public:
-  explicit FullDisk(int64_t bytes_left)
-      : rocksdb::FileSystemWrapper(rocksdb::FileSystem::Default()), bytes_left_(bytes_left) {}
-  const char* Name() const override { return "FullDisk"; }
-  rocksdb::IOStatus NewWritableFile(const std::string& name, const rocksdb::FileOptions& options,
-                                    std::unique_ptr<rocksdb::FSWritableFile>* result,
-                                    rocksdb::IODebugContext* context) override {
-    std::unique_ptr<rocksdb::FSWritableFile> file;
-    rocksdb::IOStatus status = target()->NewWritableFile(name, options, &file, context);
-    if (status.ok()) *result = std::make_unique<File>(std::move(file), this);
-    return status;
-  }
-
- private:
-  class File : public rocksdb::FSWritableFileOwnerWrapper {
-   public:
-    File(std::unique_ptr<rocksdb::FSWritableFile> file, FullDisk* disk)
-        : rocksdb::FSWritableFileOwnerWrapper(std::move(file)), disk_(disk) {}
-    using rocksdb::FSWritableFileOwnerWrapper::Append;
-    rocksdb::IOStatus Append(const rocksdb::Slice& bytes, const rocksdb::IOOptions& options,
-                             rocksdb::IODebugContext* context) override {
-      if ((disk_->bytes_left_ -= static_cast<int64_t>(bytes.size())) < 0) {
-        return rocksdb::IOStatus::NoSpace("No space left on device");
-      }
-      return rocksdb::FSWritableFileOwnerWrapper::Append(bytes, options, context);
-    }
-
-   private:
-    FullDisk* disk_;
-  };
-
-  std::atomic<int64_t> bytes_left_;
-};
-
 TEST_F(ClosedStore, AFullDiskKeepsWhatWasWritten) {
   for (int64_t bytes : {0, 100, 2'000, 10'000, 40'000}) {
     uint64_t acknowledged = 4;
     {
-      auto env = rocksdb::NewCompositeEnv(std::make_shared<FullDisk>(bytes));
+      const auto env = MakeFullDiskEnv(bytes);
       auto store = RocksDbStore::Open(path_, /*create=*/false, env.get());
       Status status;
       if (store.ok()) {
