@@ -2,10 +2,7 @@
 
 #include <fmt/format.h>
 #include <rocksdb/db.h>
-#include <rocksdb/env.h>
-#include <rocksdb/table.h>
 
-#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cmath>
@@ -16,6 +13,7 @@
 #include <vector>
 
 #include "memory/record.h"
+#include "memory/rocksdb_options.h"
 
 namespace pointsman {
 namespace {
@@ -26,98 +24,25 @@ constexpr size_t kMaxSettingBytes = size_t{256} << 20;
 constexpr size_t kMaxSettingKeyBytes = 1024;
 constexpr std::string_view kFormatKey = "format";  // in RocksDB's default column family
 constexpr std::string_view kFormatValue = "1";
-constexpr const char* kDamagedRemedy =
-    "`pointsman verify` lists the damage; restore the memory from a snapshot or build it again";
 
 enum Family { kDefault, kDocuments, kEntries, kSettings, kChanges, kFamilies };
 constexpr std::array<const char*, kFamilies> kFamilyNames = {"default", "documents", "entries", "settings", "changes"};
 
-// RocksDB would otherwise leave a LOG file behind for every open.
-class QuietLogger : public rocksdb::Logger {
- public:
-  using rocksdb::Logger::Logv;
-  void Logv(const char*, va_list) override {}
-};
-
 rocksdb::Slice AsSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
 std::string_view AsView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-Error StatusError(const fs::path& directory, std::string_view action, const rocksdb::Status& status) {
-  std::string reason = status.ToString();
-  std::replace_if(
-      reason.begin(), reason.end(), [](char c) { return static_cast<unsigned char>(c) < 0x20; }, ' ');
-  const auto error = [&](ErrorCode code, std::string_view remedy) {
-    return Error{code, fmt::format("{}: cannot {}: {}; {}", directory.string(), action, reason, remedy)};
-  };
-  if (status.IsNoSpace()) {
-    return error(ErrorCode::kNoSpace,
-                 "free space on that file system and run the command again, nothing acknowledged is lost");
-  }
-  if (status.IsIOError() && reason.find("lock") != std::string::npos && reason.find("LOCK") != std::string::npos) {
-    return error(ErrorCode::kBusy, "another process is using this memory: wait for it or stop it");
-  }
-  if (status.IsCorruption() || status.IsPathNotFound()) return error(ErrorCode::kCorrupt, kDamagedRemedy);
-  if (status.IsIOError()) return error(ErrorCode::kIo, "check the disk and the permissions");
-  if (status.IsNotSupported()) return error(ErrorCode::kUnsupported, "open it with the Pointsman that wrote it");
-  return error(ErrorCode::kInternal, "run the command again");
-}
-
 Error RecordError(const fs::path& directory, Family family, std::string_view what) {
-  return {ErrorCode::kCorrupt, fmt::format("{}: {} in column family {}; {}", directory.string(), what,
-                                           kFamilyNames[family], kDamagedRemedy)};
+  return {ErrorCode::kCorrupt,
+          fmt::format("{}: {} in column family {}; {}", directory.string(), what, kFamilyNames[family], kTruthRemedy)};
 }
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
-
-rocksdb::Options MakeOptions(bool create, rocksdb::Env* env) {
-  rocksdb::Options options;
-  if (env != nullptr) options.env = env;
-  options.create_if_missing = create;
-  options.create_missing_column_families = create;
-  options.paranoid_checks = true;
-  options.paranoid_file_checks = true;
-  options.atomic_flush = true;  // a prefix of the sequence over all column families
-  options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
-  options.track_and_verify_wals_in_manifest = true;
-  options.max_background_jobs = 2;
-  options.max_subcompactions = 1;
-  options.max_open_files = 256;
-  options.max_file_opening_threads = 1;
-  options.db_write_buffer_size = size_t{64} << 20;
-  options.max_total_wal_size = uint64_t{64} << 20;
-  options.max_manifest_file_size = size_t{16} << 20;
-  options.allow_mmap_reads = false;
-  options.allow_mmap_writes = false;
-  options.allow_fallocate = false;  // sizes on disk are then what was written
-  options.stats_dump_period_sec = 0;
-  options.stats_persist_period_sec = 0;
-  options.info_log = std::make_shared<QuietLogger>();
-  options.compression = rocksdb::kLZ4Compression;
-  rocksdb::BlockBasedTableOptions table;
-  table.block_size = size_t{16} << 10;
-  table.checksum = rocksdb::kXXH3;
-  table.format_version = 5;
-  table.verify_compression = true;
-  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  return options;
-}
 
 rocksdb::ReadOptions Scan() {
   rocksdb::ReadOptions options;
   options.verify_checksums = true;
   options.fill_cache = false;
   return options;
-}
-
-// Remains of a store that lost its CURRENT file: creating a new one over them would delete them.
-bool LooksDamaged(const fs::path& directory) {
-  std::error_code code;
-  if (fs::exists(directory / "CURRENT", code)) return false;
-  for (fs::directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
-    const std::string name = it->path().filename().string();
-    if (name.ends_with(".sst") || name.ends_with(".log") || name.starts_with("OPTIONS-")) return true;
-  }
-  return false;
 }
 
 // Runs `body`; a library's exception becomes an Error of its result type.
@@ -171,7 +96,7 @@ class Store final : public EntryStore {
   Status Commit(rocksdb::WriteBatch& batch, std::vector<Change> changes, std::string_view action);
   Status DeleteEntriesOf(uint64_t hash, rocksdb::WriteBatch& batch);
   Error Wrap(std::string_view action, const rocksdb::Status& status) const {
-    return StatusError(directory_, action, status);
+    return RocksDbError(directory_, action, status);
   }
 
   fs::path directory_;
@@ -186,11 +111,11 @@ Status Store::Open(bool create, bool read_only, rocksdb::Env* env) {
   if (!create && !fs::exists(directory_, code)) {
     return Error{ErrorCode::kNotFound, fmt::format("{}: no store here; check the path", directory_.string())};
   }
-  if (LooksDamaged(directory_)) {
+  if (LostItsCurrentFile(directory_)) {
     return Error{ErrorCode::kCorrupt,
-                 fmt::format("{}: file CURRENT is missing; {}", directory_.string(), kDamagedRemedy)};
+                 fmt::format("{}: file CURRENT is missing; {}", directory_.string(), kTruthRemedy)};
   }
-  const rocksdb::Options options = MakeOptions(create, env);
+  const rocksdb::Options options = MakeRocksDbOptions(create, env);
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (const char* name : kFamilyNames) descriptors.emplace_back(name, options);
   rocksdb::DB* db = nullptr;
