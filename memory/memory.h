@@ -52,6 +52,10 @@ class Memory {
   MemoryStats stats() const;
   const std::filesystem::path& directory() const { return directory_; }
 
+  // The documents and entries, for reading (`docs list`, `inspect --document`, `--explain`): no lock, a writer may be
+  // at work; it sees what was there at this moment. Every write is kInvalidArgument.
+  Result<std::unique_ptr<EntryStore>> OpenTruth() const;
+
   // kMismatch with both values, field by field, unless `model` is what the memory was built for.
   // A differing dtype or expert digest is not an error: it is returned as a warning text (empty = none).
   Result<std::string> CheckFingerprint(const Fingerprint& model) const;

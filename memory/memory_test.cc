@@ -112,6 +112,21 @@ TEST_F(PublishedMemory, TwoWritersAtOnceAreBusyAndReadersAreNot) {
   EXPECT_EQ(PublishedDigest(), DigestOf(1));
 }
 
+TEST_F(PublishedMemory, ItsTruthCanBeReadBesideAWriterButNotWritten) {
+  const auto writer = OpenWriter();
+  const auto memory = Memory::Open(path_, {});
+  const auto truth = memory.value()->OpenTruth();
+  ASSERT_TRUE(IsOk(truth));
+  EXPECT_EQ(truth.value()->GetDocument(7).value().source, MakeDocument(7).source);
+  ASSERT_TRUE(IsOk(writer->store().DeleteDocument(7)));
+  EXPECT_TRUE(IsOk(truth.value()->GetDocument(7))) << "a reader's view changed under it";
+  const Status refused = truth.value()->PutDocument(MakeDocument(8));
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(refused.error().message, HasSubstr("opened for reading"));
+  EXPECT_EQ(truth.value()->DeleteDocument(7).error().code, ErrorCode::kInvalidArgument);
+}
+
 TEST_F(PublishedMemory, ChecksTheModelFieldByField) {
   const auto memory = Memory::Open(path_, {});
   Fingerprint model = MakeManifest().fingerprint;

@@ -100,6 +100,7 @@ class Store final : public EntryStore {
   }
 
   fs::path directory_;
+  bool read_only_ = false;
   std::unique_ptr<rocksdb::DB> db_;
   std::vector<rocksdb::ColumnFamilyHandle*> families_;
   std::mutex write_mutex_;
@@ -115,6 +116,7 @@ Status Store::Open(bool create, bool read_only, rocksdb::Env* env) {
     return Error{ErrorCode::kCorrupt,
                  fmt::format("{}: file CURRENT is missing; {}", directory_.string(), kTruthRemedy)};
   }
+  read_only_ = read_only;
   const rocksdb::Options options = MakeRocksDbOptions(create, env);
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (const char* name : kFamilyNames) descriptors.emplace_back(name, options);
@@ -181,6 +183,7 @@ Status Store::Iterate(Family family, std::string_view from, std::string_view pre
 }
 
 Status Store::Commit(rocksdb::WriteBatch& batch, std::vector<Change> changes, std::string_view action) {
+  if (read_only_) return Invalid(fmt::format("{}: cannot {}: opened for reading", directory_.string(), action));
   uint64_t sequence = last_sequence_;
   for (Change& change : changes) {
     change.sequence = ++sequence;
@@ -347,6 +350,7 @@ Status Store::ForEachChange(uint64_t after, const std::function<Status(const Cha
 }
 
 Status Store::Sync() {
+  if (read_only_) return {};
   return Guarded(directory_, [&]() -> Status {
     const rocksdb::Status status = db_->FlushWAL(/*sync=*/true);
     return status.ok() ? Status() : Wrap("sync", status);
@@ -385,12 +389,17 @@ Result<std::unique_ptr<EntryStore>> RocksDbStore::Open(const fs::path& directory
   });
 }
 
-Result<uint64_t> RocksDbStore::PeekLastSequence(const fs::path& directory) {
-  return Guarded(directory, [&]() -> Result<uint64_t> {
-    Store store(directory);
-    POINTSMAN_CHECK_OK(store.Open(/*create=*/false, /*read_only=*/true, nullptr));
-    return store.LastSequence();
+Result<std::unique_ptr<EntryStore>> RocksDbStore::OpenReadOnly(const fs::path& directory) {
+  return Guarded(directory, [&]() -> Result<std::unique_ptr<EntryStore>> {
+    auto store = std::make_unique<Store>(directory);
+    POINTSMAN_CHECK_OK(store->Open(/*create=*/false, /*read_only=*/true, nullptr));
+    return std::unique_ptr<EntryStore>(std::move(store));
   });
+}
+
+Result<uint64_t> RocksDbStore::PeekLastSequence(const fs::path& directory) {
+  POINTSMAN_TRY(const std::unique_ptr<EntryStore> store, OpenReadOnly(directory));
+  return store->LastSequence();
 }
 
 Result<uint64_t> RocksDbStore::Check(const fs::path& directory) {

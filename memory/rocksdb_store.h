@@ -28,6 +28,9 @@ class RocksDbStore {
   static Result<std::unique_ptr<EntryStore>> Open(const std::filesystem::path& directory, bool create,
                                                   rocksdb::Env* env = nullptr);
 
+  // For reading beside a writer, without a lock: what was there at this moment. Every write is kInvalidArgument.
+  static Result<std::unique_ptr<EntryStore>> OpenReadOnly(const std::filesystem::path& directory);
+
   // The last sequence number, read-only: before Open(), which deletes files that a damaged RocksDB manifest forgot.
   static Result<uint64_t> PeekLastSequence(const std::filesystem::path& directory);
 
