@@ -27,6 +27,7 @@ void GateState::Truncate(uint32_t position) {
 }
 
 float GateState::Append(const GateView& gate, uint32_t position, double similarity) {
+  Truncate(position);
   const auto sum = [&] { return sums_.empty() ? 0.0 : sums_.back(); };
   while (sums_.size() < position) sums_.push_back(sum() + gate.prior);
   sums_.push_back(sum() + similarity);

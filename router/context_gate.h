@@ -25,8 +25,8 @@ class GateState {
   // Forgets every position at or above `position`.
   void Truncate(uint32_t position);
 
-  // Records s of `position`. Positions that were never recorded (their steps ran with the kill switch on, or broke off)
-  // count as `gate.prior`: text of which nothing is known. REQUIRES: position >= recorded().
+  // Records s of `position`, in place of what was known from there on, and returns G. Positions before it that were
+  // never recorded (their steps ran with the kill switch on, or broke off) count as `gate.prior`: unknown text.
   float Append(const GateView& gate, uint32_t position, double similarity);
 
   uint32_t recorded() const { return static_cast<uint32_t>(sums_.size()); }

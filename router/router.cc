@@ -61,6 +61,7 @@ struct Router::Impl {
   std::atomic<bool> off{false};
   bool step_off = false;  // the switch was on at some point of this step
   uint64_t step_id = 0;
+  size_t step_rows = 0;
   std::vector<Group> groups;
   RouterCounters counters;
   Blender blender;
@@ -142,6 +143,7 @@ Result<Step> Router::BeginStep(std::span<const uint32_t> slots, std::span<const 
   POINTSMAN_CHECK_OK(impl.CheckRows(slots, positions));
   impl.groups.clear();
   impl.step_off = impl.off.load();
+  impl.step_rows = slots.size();
   Step step{.slots = {slots.begin(), slots.end()},
             .positions = {positions.begin(), positions.end()},
             .tokens = {tokens.begin(), tokens.end()},
@@ -298,7 +300,7 @@ Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, s
                      std::vector<RowTrace>* trace) {
   Impl& impl = *impl_;
   const size_t rows = step.slots.size();
-  if (step.id != impl.step_id || step.gate.size() != rows || step.positions.size() != rows ||
+  if (step.id != impl.step_id || rows != impl.step_rows || step.gate.size() != rows || step.positions.size() != rows ||
       (!step.tokens.empty() && step.tokens.size() != rows)) {
     return Invalid(fmt::format("layer {}: the step is stale or was altered; call BeginStep before Route", layer));
   }
