@@ -11,20 +11,20 @@
 namespace pointsman {
 
 struct MoeConfig {
-  std::string model_type;              // "olmoe"
+  std::string model_type;  // "olmoe"
   int64_t vocab_size = 0;
-  int64_t hidden_size = 0;             // H
-  int64_t intermediate_size = 0;       // width of one expert
+  int64_t hidden_size = 0;        // H
+  int64_t intermediate_size = 0;  // width of one expert
   int64_t num_layers = 0;
   int64_t num_heads = 0;
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
-  int64_t num_experts = 0;             // E
-  int64_t experts_per_token = 0;       // k
-  int64_t max_positions = 0;           // context
+  int64_t num_experts = 0;        // E
+  int64_t experts_per_token = 0;  // k
+  int64_t max_positions = 0;      // context
   double rope_theta = 10000.0;
   double rms_norm_eps = 1e-5;
-  double clip_qkv = 0;                 // 0 = off
+  double clip_qkv = 0;  // 0 = off
   bool norm_topk_prob = false;
   bool tie_word_embeddings = false;
   bool attention_bias = false;
