@@ -1,0 +1,165 @@
+"""What the command-line tests stand on: the real binary, a small random OLMoE model, a corpus, a memory built once."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import jsonschema
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BINARY = ROOT / "build/release/pointsman"
+SEED = 7
+
+# The smallest build that still goes through every stage.
+SMALL_BUILD = ("--max-tokens", "4000", "--max-test-tokens", "2000", "--preset", "fast", "--threads", "1")
+
+
+class Cli:
+    """Runs pointsman as a user does, without the POINTSMAN_* variables of whoever runs the tests."""
+
+    def __call__(self, *arguments, env=None, stdin=None, timeout=280, cwd=None):
+        return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, input=stdin,
+                              timeout=timeout, cwd=cwd, env=self.environment(env))
+
+    def environment(self, extra=None):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+        return clean | (extra or {})
+
+    def start(self, *arguments):
+        return subprocess.Popen([str(BINARY), *map(str, arguments)], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, env=self.environment())
+
+    def ok(self, *arguments, **options):
+        done = self(*arguments, **options)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    def json(self, *arguments, **options):
+        """The document on stdout; with schema=NAME it must be valid by schemas/NAME.schema.json."""
+        schema = options.pop("schema", None)
+        document = json.loads(self.ok(*arguments, "--json", **options).stdout)
+        if schema:
+            jsonschema.validate(document, json.loads((ROOT / f"schemas/{schema}.schema.json").read_text()))
+        return document
+
+
+def last_line(done):
+    """The one line that says what is wrong; warnings and progress may stand before it."""
+    lines = done.stderr.strip().splitlines()
+    assert lines and lines[-1].startswith("pointsman: "), done.stderr
+    return lines[-1]
+
+
+def fails(done, code, *parts):
+    """Exit status `code`, nothing on stdout, and a last line of stderr that contains every part."""
+    assert done.returncode == code, (done.returncode, done.stdout[-500:], done.stderr[-2000:])
+    assert done.stdout == ""
+    line = last_line(done)
+    for part in parts:
+        assert part in line, line
+    return line
+
+
+@pytest.fixture(scope="session")
+def pointsman():
+    if not BINARY.exists():
+        pytest.fail(f"{BINARY} is not built: cmake --preset release && cmake --build build/release --target pointsman")
+    return Cli()
+
+
+def copy_headers(target, count, largest):
+    """Real C++ headers of this machine's compiler, small ones, under the names that they have there."""
+    root = sorted(pathlib.Path("/usr/include/c++").iterdir())[-1]
+    chosen = [path for path in sorted(root.glob("bits/*.h")) if 1500 < path.stat().st_size < largest][:count]
+    assert len(chosen) == count
+    for path in chosen:
+        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target / path.parent.name / path.name)
+    return target
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    return copy_headers(tmp_path_factory.mktemp("corpus"), count=48, largest=12_000)
+
+
+@pytest.fixture(scope="session")
+def off_domain(tmp_path_factory):
+    """English: the licences of Debian, cut into documents."""
+    folder = tmp_path_factory.mktemp("off_domain")
+    for path in sorted(pathlib.Path("/usr/share/common-licenses").glob("*")):
+        if path.is_symlink():
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for part in range(min(6, len(text) // 2000)):
+            (folder / f"{path.name}.{part}.txt").write_text(text[part * 2000:(part + 1) * 2000])
+    return folder
+
+
+def make_model(folder, texts, seed):
+    """A random OLMoE in the hub's format, with a byte-level BPE trained on `texts`."""
+    import tokenizers
+    import torch
+    import transformers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    torch.set_num_threads(1)
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=512, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
+    torch.manual_seed(seed)
+    config = transformers.OlmoeConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=2, num_experts=8, num_experts_per_tok=2,
+        max_position_embeddings=128, tie_word_embeddings=True, eos_token_id=0, pad_token_id=None,
+        initializer_range=0.2)
+    transformers.OlmoeForCausalLM(config).save_pretrained(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, corpus):
+    return make_model(tmp_path_factory.mktemp("model"), [p.read_text() for p in sorted(corpus.rglob("*.h"))], SEED)
+
+
+@pytest.fixture(scope="session")
+def other_model(tmp_path_factory, corpus):
+    texts = [p.read_text() for p in sorted(corpus.rglob("*.h"))]
+    return make_model(tmp_path_factory.mktemp("other_model"), texts, SEED + 1)
+
+
+@pytest.fixture(scope="session")
+def built_memory(pointsman, model, corpus, off_domain, tmp_path_factory):
+    """Built once; tests that write to it take `memory`, a copy."""
+    out = tmp_path_factory.mktemp("memory") / "memory"
+    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", out,
+                   "--kind", "entries", *SMALL_BUILD, schema="build")
+    return out
+
+
+@pytest.fixture
+def memory(built_memory, tmp_path):
+    return shutil.copytree(built_memory, tmp_path / "memory")
+
+
+@pytest.fixture
+def model_copy(model, tmp_path):
+    return shutil.copytree(model, tmp_path / "model")
+
+
+def flip_bit(path, offset, bit=3):
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)
+
+
+def truncate(path, keep=0.5):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])

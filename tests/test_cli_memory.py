@@ -1,0 +1,141 @@
+"""A memory as input: what is in it, damage of each file, a memory of another model."""
+
+import json
+
+import jsonschema
+import pytest
+from conftest import ROOT, fails, flip_bit, truncate
+
+
+def manifest_of(memory):
+    return json.loads((memory / "MANIFEST.json").read_text())
+
+
+def derived_files(memory):
+    return sorted(p for p in (memory / "derived").rglob("*") if p.is_file())
+
+
+def test_the_manifest_is_valid_by_its_schema(built_memory):
+    jsonschema.validate(manifest_of(built_memory), json.loads((ROOT / "schemas/manifest.schema.json").read_text()))
+
+
+def test_inspect_shows_the_memory_its_layers_and_its_documents(pointsman, built_memory):
+    whole = pointsman.json("inspect", built_memory, schema="inspect")
+    assert whole["kind"] == "entries" and whole["reference_tokens"] > 0
+    assert pointsman.ok("inspect", built_memory, "--digest").stdout.strip() == whole["digest"]
+    layer = pointsman.json("inspect", built_memory, "--layer", whole["layers"][0]["layer"], schema="inspect")
+    assert len(layer["mean_values"]) == layer["experts"] == 8
+    documents = pointsman.json("docs", "list", built_memory, schema="docs_list")["documents"]
+    reference = [d for d in documents if d["role"] == "reference"]
+    assert len(reference) == whole["reference_documents"]
+    one = pointsman.json("inspect", built_memory, "--document", reference[0]["source"], schema="inspect")
+    assert one == pointsman.json("inspect", built_memory, "--document", reference[0]["document"])
+    assert sum(layer["references"] for layer in one["layers"]) > 0
+    fails(pointsman("inspect", built_memory, "--document", "nobody.h"), 1, "nobody.h", "docs list")
+    fails(pointsman("inspect", built_memory, "--layer", "99"), 2, "--layer", "99")
+
+
+def test_generate_explains_which_documents_moved_which_experts(pointsman, model, built_memory):
+    prompt = (ROOT / "memory/result.h").read_text()[:300]
+    arguments = ("generate", "--model", model, "--memory", built_memory, "--prompt", prompt, "--max-tokens", "3", "--explain")
+    document = pointsman.json(*arguments, schema="generate")
+    assert [step["token"] for step in document["explain"]] == document["tokens"]
+    assert document["explain"][0]["position"] == len(document["prompt_tokens"])
+    sources = {d["source"] for d in pointsman.json("docs", "list", built_memory)["documents"]}
+    neighbours = [n for step in document["explain"] for layer in step["layers"] for n in layer["neighbours"]]
+    assert neighbours and {n["document"] for n in neighbours} <= sources
+    assert all(n["excerpt"] for n in neighbours)
+    assert "gate" in pointsman.ok(*arguments).stdout
+
+
+def test_strength_0_is_the_frozen_model(pointsman, model, built_memory):
+    base = ("generate", "--model", model, "--prompt", "namespace std {", "--max-tokens", "8")
+    frozen = pointsman.json(*base)
+    assert pointsman.json(*base, "--memory", built_memory, "--strength", "0")["tokens"] == frozen["tokens"]
+
+
+def test_a_memory_of_another_model_is_refused_with_both_values(pointsman, other_model, memory):
+    done = pointsman("generate", "--model", other_model, "--memory", memory, "--prompt", "x")
+    line = fails(done, 1, "router")
+    assert manifest_of(memory)["fingerprint"]["router_sha256"][:8] in line
+
+
+def test_a_flipped_router_weight_is_refused(pointsman, model_copy, memory):
+    import safetensors.torch
+
+    path = model_copy / "model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    gate = next(name for name in tensors if name.endswith("mlp.gate.weight"))
+    tensors[gate][0, 0] += 1
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    fails(pointsman("generate", "--model", model_copy, "--memory", memory, "--prompt", "x"), 1, "router")
+
+
+def test_a_directory_that_is_no_memory_is_named(pointsman, tmp_path):
+    fails(pointsman("inspect", tmp_path), 1, str(tmp_path))
+    fails(pointsman("docs", "list", tmp_path / "nowhere"), 1, "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped", "field"])
+def test_a_damaged_manifest_is_named(pointsman, memory, damage):
+    path = memory / "MANIFEST.json"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        truncate(path)
+    elif damage == "flipped":
+        flip_bit(path, 0)
+    else:
+        path.write_text(json.dumps(manifest_of(memory) | {"generation": -1}))
+    fails(pointsman("inspect", memory), 1, "MANIFEST.json" if damage != "missing" else str(memory))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "flipped"])
+def test_damaged_derived_files_are_found_and_repaired_from_the_truth(pointsman, model, memory, damage):
+    digest = pointsman.ok("inspect", memory, "--digest").stdout
+    path = max(derived_files(memory), key=lambda p: p.stat().st_size)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        truncate(path)
+    else:
+        flip_bit(path, path.stat().st_size // 2)
+    fails(pointsman("generate", "--model", model, "--memory", memory, "--prompt", "x"), 1, path.name, "verify --repair")
+    found = pointsman("verify", memory, "--json")
+    assert found.returncode == 1
+    report = json.loads(found.stdout)
+    jsonschema.validate(report, json.loads((ROOT / "schemas/verify.schema.json").read_text()))
+    assert any(path.name in finding["file"] for finding in report["findings"])
+    repaired = pointsman.json("verify", memory, "--repair", schema="verify")
+    assert repaired == {"sound": True, "repaired": True, "findings": []}
+    assert pointsman.ok("inspect", memory, "--digest").stdout == digest
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_truth_is_found_and_reading_goes_on(pointsman, model, memory, damage):
+    tables = sorted((memory / "truth").glob("*.sst")) or sorted((memory / "truth").glob("*.log"))
+    path = max(tables, key=lambda p: p.stat().st_size)
+    truncate(path) if damage == "truncated" else flip_bit(path, path.stat().st_size // 2)
+    found = pointsman("verify", memory, "--json")
+    assert found.returncode == 1
+    assert any("truth" in finding["file"] for finding in json.loads(found.stdout)["findings"])
+    # Readers never open the truth: generation still works.
+    pointsman.ok("generate", "--model", model, "--memory", memory, "--prompt", "x", "--max-tokens", "2")
+
+
+def test_eval_scores_the_memory_and_counts_the_look(pointsman, model, memory, off_domain, corpus, tmp_path):
+    looks = manifest_of(memory)["test_looks"]
+    html = tmp_path / "report.html"
+    report = pointsman.json("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain", off_domain,
+                            "--variants", "frozen,bias,memory", "--report", html, "--threads", "1", schema="eval")
+    assert [v["name"] for v in report["variants"]] == ["frozen", "bias", "memory"]
+    assert manifest_of(memory)["test_looks"] == looks + 1
+    assert html.read_text().lstrip().lower().startswith("<!doctype html>")
+
+
+def test_require_not_met_is_exit_status_3(pointsman, model, memory, off_domain, corpus):
+    done = pointsman("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain", off_domain,
+                     "--variants", "frozen,memory", "--min-gain", "50", "--require", "adopt", "--threads", "1", "--json")
+    assert done.returncode == 3, done.stderr
+    assert json.loads(done.stdout)["verdict"] in ("reject", "inconclusive")

@@ -1,0 +1,129 @@
+"""Options: flags, environment, TOML file, their precedence, and every way to use them wrongly."""
+
+import json
+
+import pytest
+from conftest import fails
+
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "config"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example_of_the_command(pointsman, command):
+    done = pointsman.ok(*command.split(), "--help")
+    assert f"pointsman {command}" in done.stdout
+    assert "--json" in done.stdout
+    assert done.stderr == ""
+
+
+def test_version(pointsman):
+    assert pointsman.ok("--version").stdout.startswith("pointsman 0.")
+
+
+def test_no_command_is_wrong_use(pointsman):
+    fails(pointsman(), 2, "--help")
+
+
+def test_unknown_command_is_named(pointsman):
+    fails(pointsman("biuld"), 2, "biuld")
+
+
+@pytest.mark.parametrize("command, option", [
+    ("build", "--cluster"), ("build", "--store"), ("build", "--shard"), ("build", "--output-memory"),
+    ("build", "--transform-from"), ("build", "--capture"), ("eval", "--self-consistency"), ("generate", "--rewire"),
+    ("generate", "--self-consistency"), ("verify", "--host")])
+def test_options_of_later_versions_are_refused(pointsman, command, option):
+    fails(pointsman(command, option, "x"), 2, "unknown option", option, "--help")
+
+
+def test_unknown_option_suggests_the_nearest(pointsman):
+    fails(pointsman("build", "--max-token", "3"), 2, "--max-token", "did you mean --max-tokens?")
+
+
+@pytest.mark.parametrize("arguments, parts", [
+    (("build", "--model", "m", "--corpus", "c"), ("--out MEM is missing",)),
+    (("generate", "--model", "m"), ("--prompt TEXT is missing",)),
+    (("inspect",), ("MEM is missing",)),
+    (("generate", "--model", "m", "--prompt", "x", "--max-tokens", "many"), ("--max-tokens", "'many'", "whole number")),
+    (("generate", "--model", "m", "--prompt", "x", "--max-tokens", "0"), ("--max-tokens", "out of range")),
+    (("generate", "--model", "m", "--prompt", "x", "--strength", "1.5"), ("--strength", "at most 1")),
+    (("generate", "--model", "m", "--prompt", "x", "--temperature", "nan"), ("--temperature", "not a number")),
+    (("generate", "--model", "m", "--prompt", "x", "--seed", "1", "--seed", "2"), ("--seed",)),
+    (("generate", "--model", "m", "--prompt", "x", "--explain"), ("--explain", "--memory")),
+    (("build", "--model", "m", "--corpus", "c", "--out", "o", "--index", "ivf"), ("--index", "'ivf'", "auto, exact")),
+    (("build", "--model", "m", "--corpus", "c", "--out", "o", "--kind", "both"), ("--kind", "prototypes")),
+    (("eval", "--model", "m", "--corpus", "c", "--variants", "frozen,knn_lm"), ("--variants", "'knn_lm'", "shuffled_values")),
+    (("eval", "--model", "m"), ("--corpus",)),
+    (("eval", "--model", "m", "--corpus", "c", "--require", "reject"), ("--require", "adopt"))])
+def test_wrong_values_name_option_and_remedy(pointsman, arguments, parts):
+    fails(pointsman(*arguments), 2, *parts)
+
+
+def in_force(pointsman, *arguments, **options):
+    document = pointsman.json("config", *arguments, schema="config", **options)
+    return {(s["command"], s["name"]): (s["value"], s["source"]) for s in document["settings"]}
+
+
+def test_config_names_the_source_of_every_value(pointsman, tmp_path):
+    file = tmp_path / "pointsman.toml"
+    file.write_text('seed = 3\nthreads = 2\n[build]\nseed = 4\ncorpus = ["a", "b"]\nresume = true\n')
+    settings = in_force(pointsman, "--config", file, env={"POINTSMAN_THREADS": "1", "POINTSMAN_OFF_DOMAIN": "x:y"})
+    assert settings["build", "seed"] == (["4"], f"file {file}")
+    assert settings["eval", "seed"] == (["3"], f"file {file}")
+    assert settings["build", "corpus"] == (["a", "b"], f"file {file}")
+    assert settings["build", "resume"] == (["true"], f"file {file}")
+    assert settings["build", "threads"] == (["1"], "environment POINTSMAN_THREADS")
+    assert settings["eval", "off-domain"] == (["x", "y"], "environment POINTSMAN_OFF_DOMAIN")
+    assert settings["generate", "max-tokens"] == (["64"], "default")
+    assert settings["eval", "memory"] == ([], "default")
+
+
+def test_a_flag_beats_the_environment_and_the_environment_the_file(pointsman, tmp_path):
+    file = tmp_path / "pointsman.toml"
+    file.write_text("strength = 7\n")
+    base = ("generate", "--model", tmp_path, "--prompt", "x", "--config", file)
+    assert f"{file}: strength" in fails(pointsman(*base), 2)
+    assert "POINTSMAN_STRENGTH" in fails(pointsman(*base, env={"POINTSMAN_STRENGTH": "8"}), 2)
+    assert "--strength" in fails(pointsman(*base, "--strength", "9", env={"POINTSMAN_STRENGTH": "8"}), 2)
+    # A right flag hides both: what fails now is the model's directory.
+    fails(pointsman(*base, "--strength", "1", env={"POINTSMAN_STRENGTH": "8"}), 1, str(tmp_path))
+
+
+def test_the_output_of_config_is_a_file_for_config(pointsman, tmp_path):
+    environment = {"POINTSMAN_VARIANTS": "frozen,knn", "POINTSMAN_STOP": 'a"b\n', "POINTSMAN_MIN_GAIN": "0.25"}
+    first = in_force(pointsman, env=environment)
+    file = tmp_path / "saved.toml"
+    file.write_text(pointsman.ok("config", env=environment).stdout)
+    again = in_force(pointsman, "--config", file)
+    assert {key: value for key, (value, _) in again.items()} == {key: value for key, (value, _) in first.items()}
+    assert again["eval", "min-gain"] == (["0.25"], f"file {file}")
+
+
+@pytest.mark.parametrize("text, parts", [
+    ("max-token = 3\n", (":1:", "unknown key 'max-token'", "did you mean max-tokens?")),
+    ("\n[build]\nprompt = 'x'\n", (":3:", "unknown key 'prompt'")),
+    ("[biuld]\nseed = 1\n", (":1:", "[biuld]", "did you mean build?")),
+    ("seed = \n", (":1:", "not valid TOML")),
+    ("corpus = [[1]]\n", (":1:", "corpus")),
+    ("index = 'hnsw'\n", ("index", "'hnsw'", "auto, exact")),
+    ("memory = 3\nseed = -1\n", ("seed", "-1", "out of range"))])
+def test_a_wrong_file_is_refused_with_its_name_and_line(pointsman, tmp_path, text, parts):
+    file = tmp_path / "wrong.toml"
+    file.write_text(text)
+    fails(pointsman("config", "--config", file), 2, str(file), *parts)
+
+
+def test_a_missing_file_is_named(pointsman, tmp_path):
+    fails(pointsman("config", "--config", tmp_path / "no.toml"), 1, str(tmp_path / "no.toml"))
+
+
+def test_an_unknown_variable_is_warned_about(pointsman):
+    done = pointsman.ok("config", env={"POINTSMAN_STRENGHT": "1"})
+    assert "POINTSMAN_STRENGHT" in done.stderr and "POINTSMAN_STRENGTH" in done.stderr
+
+
+def test_bench_scan_reports_every_kernel_of_this_machine(pointsman):
+    document = pointsman.json("bench", "scan", "--keys", "20000", "--dim", "32", "--batch", "4", schema="bench_scan")
+    assert {run["batch"] for run in document["runs"]} == {1, 4}
+    assert "portable" in {run["engine"] for run in document["runs"]}
+    assert all(run["recall_at_16"] > 0.9 for run in document["runs"]), json.dumps(document)
