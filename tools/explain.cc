@@ -7,8 +7,6 @@
 #include <numeric>
 #include <span>
 
-#include "memory/memory.h"
-
 namespace pointsman {
 namespace {
 
@@ -32,17 +30,16 @@ std::vector<int64_t> Without(std::vector<int64_t> experts, const std::vector<int
   return experts;
 }
 
-Result<DocumentTexts> ReadTexts(const std::filesystem::path& directory, const Tokenizer& tokenizer) {
-  POINTSMAN_TRY(const auto writer, MemoryWriter::Open(directory, {}));
-  return DocumentTexts::Load(writer->store(), tokenizer);
+Result<DocumentTexts> ReadTexts(const Memory& memory, const Tokenizer& tokenizer) {
+  POINTSMAN_TRY(const auto truth, memory.OpenTruth());
+  return DocumentTexts::Load(*truth, tokenizer);
 }
 
 }  // namespace
 
-Explainer::Explainer(const MoeModel& model, std::shared_ptr<const RoutingTables> tables,
-                     const std::filesystem::path& memory_directory)
-    : model_(model), tables_(std::move(tables)) {
-  Result<DocumentTexts> texts = ReadTexts(memory_directory, model.tokenizer());
+Explainer::Explainer(const MoeModel& model, std::shared_ptr<const Memory> memory)
+    : model_(model), memory_(std::move(memory)), tables_(memory_->tables()) {
+  Result<DocumentTexts> texts = ReadTexts(*memory_, model.tokenizer());
   if (texts.ok()) {
     texts_ = std::move(texts).value();
   } else {
@@ -51,16 +48,16 @@ Explainer::Explainer(const MoeModel& model, std::shared_ptr<const RoutingTables>
 }
 
 std::vector<Explainer::Source> Explainer::SourcesOf(const RowTrace& row) const {
-  const auto layer = std::find_if(tables_->layers.begin(), tables_->layers.end(),
+  const auto layer = std::find_if(tables_.layers.begin(), tables_.layers.end(),
                                   [&](const LayerView& view) { return view.layer == row.layer; });
   std::vector<Source> sources;
-  if (layer == tables_->layers.end() || layer->references.empty()) return sources;
+  if (layer == tables_.layers.end() || layer->references.empty()) return sources;
   // A prototype explains itself by the entry that is nearest to it: the first of its list.
-  const size_t stride = tables_->kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
+  const size_t stride = tables_.kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
   for (const Neighbour& neighbour : row.neighbours) {
     const EntryRef& reference = layer->references[neighbour.row * stride];
     if (neighbour.similarity < -1.5f || reference.document == kNoDocument) continue;
-    Source source{.document = tables_->documents[reference.document],
+    Source source{.document = tables_.documents[reference.document],
                   .position = reference.position,
                   .similarity = neighbour.similarity,
                   .excerpt = {}};

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "memory/memory.h"
 #include "models/model.h"
 #include "router/router.h"
 #include "tools/document_text.h"
@@ -18,9 +18,8 @@ namespace pointsman {
 
 class Explainer {
  public:
-  // Excerpts are left out, with a warning, if the truth at `memory_directory` cannot be read.
-  Explainer(const MoeModel& model, std::shared_ptr<const RoutingTables> tables,
-            const std::filesystem::path& memory_directory);
+  // `model` must outlive this. Excerpts are left out, with a warning, if the memory's truth cannot be read.
+  Explainer(const MoeModel& model, std::shared_ptr<const Memory> memory);
 
   // `token` was predicted by the last row of `step`; `trace` holds that step's rows.
   void Add(int32_t token, const Step& step, std::vector<RowTrace> trace);
@@ -52,7 +51,8 @@ class Explainer {
   std::vector<Source> SourcesOf(const RowTrace& row) const;
 
   const MoeModel& model_;
-  std::shared_ptr<const RoutingTables> tables_;
+  std::shared_ptr<const Memory> memory_;
+  const RoutingTables& tables_;
   std::optional<DocumentTexts> texts_;
   std::vector<Token> tokens_;
 };

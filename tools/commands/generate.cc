@@ -69,7 +69,7 @@ Result<Output> RunGenerate(const Settings& settings) {
                                    .strength = static_cast<float>(settings.Real("strength")),
                                    .shadow = false});
     options.hook = &hook;
-    if (settings.Flag("explain")) explainer.emplace(*model, tables, settings.Path("memory"));
+    if (settings.Flag("explain")) explainer.emplace(*model, memory);
   }
   hook.CollectTrace(explainer.has_value());
   options.on_token = [&](int32_t token, std::string_view) {

@@ -128,16 +128,16 @@ Result<Output> OneLayer(const Memory& memory, int64_t wanted) {
                                                         wanted, fmt::join(known, ", "))};
 }
 
-Result<Output> OneDocument(const std::filesystem::path& directory, const Memory& memory, const std::string& name) {
-  POINTSMAN_TRY(const auto writer, MemoryWriter::Open(directory, {}));
+Result<Output> OneDocument(const Memory& memory, const std::string& name) {
+  POINTSMAN_TRY(const auto truth, memory.OpenTruth());
   std::optional<Document> found;
-  POINTSMAN_CHECK_OK(writer->store().ForEachDocument([&](const Document& document) -> Status {
+  POINTSMAN_CHECK_OK(truth->ForEachDocument([&](const Document& document) -> Status {
     if (document.source == name || fmt::format("{:016x}", document.hash) == name) found = document;
     return {};
   }));
   if (!found) {
-    return Error{ErrorCode::kNotFound,
-                 fmt::format("{}: no document '{}'; pointsman docs list names them", directory.string(), name)};
+    return Error{ErrorCode::kNotFound, fmt::format("{}: no document '{}'; pointsman docs list names them",
+                                                   memory.directory().string(), name)};
   }
   // Rows of the published generation that come from this document, or prototypes that name it.
   Output output{.json = DocumentJson(*found), .text = {}, .exit_code = 0};
@@ -160,13 +160,12 @@ Result<Output> OneDocument(const std::filesystem::path& directory, const Memory&
 }  // namespace
 
 Result<Output> RunInspect(const Settings& settings) {
-  const std::filesystem::path directory = settings.Path("memory");
-  POINTSMAN_TRY(const auto memory, Memory::Open(directory, {}));
+  POINTSMAN_TRY(const auto memory, Memory::Open(settings.Path("memory"), {}));
   if (settings.Flag("digest")) {
     const std::string digest = Digest(memory->tables());
     return Output{.json = {{"digest", digest}}, .text = digest + "\n", .exit_code = 0};
   }
-  if (settings.Has("document")) return OneDocument(directory, *memory, settings.Text("document"));
+  if (settings.Has("document")) return OneDocument(*memory, settings.Text("document"));
   if (settings.Has("layer")) return OneLayer(*memory, settings.Integer("layer"));
   return WholeMemory(*memory);
 }
