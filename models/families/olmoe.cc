@@ -1,0 +1,218 @@
+#include "models/families/olmoe.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "models/norm.h"
+
+namespace pointsman {
+namespace {
+
+// Reads tensors of one model into fp32, keeping the first error; Read is a no-op after it.
+class WeightReader {
+ public:
+  explicit WeightReader(const SafetensorsFiles& files) : files_(files) {}
+
+  // The file's tensor, widened, into `target` (already of the right shape).
+  void ReadInto(const std::string& name, at::Tensor target) {
+    if (!status_.ok()) return;
+    auto view = files_.Get(name, target.sizes().vec());
+    if (view.ok()) {
+      status_ = WidenToFloat(view.value(), std::span(target.data_ptr<float>(), target.numel()));
+    } else {
+      status_ = view.error();
+    }
+  }
+
+  at::Tensor Read(const std::string& name, at::IntArrayRef shape) {
+    at::Tensor target = at::empty(shape, at::kFloat);
+    ReadInto(name, target);
+    return target;
+  }
+
+  const SafetensorsFiles& files() const { return files_; }
+  const Status& status() const { return status_; }
+
+ private:
+  const SafetensorsFiles& files_;
+  Status status_;
+};
+
+AttentionWeights ReadAttention(WeightReader& reader, const MoeConfig& config, const std::string& prefix) {
+  const int64_t hidden = config.hidden_size;
+  const int64_t q = config.num_heads * config.head_dim, kv = config.num_kv_heads * config.head_dim;
+  AttentionWeights w;
+  w.fused = at::empty({q + 2 * kv, hidden}, at::kFloat);
+  w.query = w.fused.narrow(0, 0, q);
+  w.key = w.fused.narrow(0, q, kv);
+  w.value = w.fused.narrow(0, q + kv, kv);
+  reader.ReadInto(prefix + "q_proj.weight", w.query);
+  reader.ReadInto(prefix + "k_proj.weight", w.key);
+  reader.ReadInto(prefix + "v_proj.weight", w.value);
+  w.output = reader.Read(prefix + "o_proj.weight", {hidden, q});
+  w.query_norm = reader.Read(prefix + "q_norm.weight", {q});
+  w.key_norm = reader.Read(prefix + "k_norm.weight", {kv});
+  if (config.attention_bias) {
+    w.query_bias = reader.Read(prefix + "q_proj.bias", {q});
+    w.key_bias = reader.Read(prefix + "k_proj.bias", {kv});
+    w.value_bias = reader.Read(prefix + "v_proj.bias", {kv});
+    w.output_bias = reader.Read(prefix + "o_proj.bias", {hidden});
+  }
+  return w;
+}
+
+ExpertWeights ReadExperts(WeightReader& reader, const MoeConfig& config, const std::string& prefix) {
+  const int64_t count = config.num_experts, hidden = config.hidden_size, inner = config.intermediate_size;
+  ExpertWeights w;
+  if (reader.files().Has(prefix + "gate_up_proj")) {
+    w.gate_up = reader.Read(prefix + "gate_up_proj", {count, 2 * inner, hidden});
+    w.down = reader.Read(prefix + "down_proj", {count, hidden, inner});
+    return w;
+  }
+  w.gate_up = at::empty({count, 2 * inner, hidden}, at::kFloat);
+  w.down = at::empty({count, hidden, inner}, at::kFloat);
+  for (int64_t e = 0; e < count; ++e) {
+    const std::string expert = fmt::format("{}{}.", prefix, e);
+    reader.ReadInto(expert + "gate_proj.weight", w.gate_up.select(0, e).narrow(0, 0, inner));
+    reader.ReadInto(expert + "up_proj.weight", w.gate_up.select(0, e).narrow(0, inner, inner));
+    reader.ReadInto(expert + "down_proj.weight", w.down.select(0, e));
+  }
+  return w;
+}
+
+StepInfo DescribeStep(const at::Tensor& ids, const std::vector<uint32_t>& slots, int64_t past) {
+  const at::Tensor contiguous = ids.contiguous();
+  StepInfo step;
+  step.batch = ids.size(0);
+  step.length = ids.size(1);
+  const int64_t rows = step.batch * step.length;
+  step.slots.resize(rows);
+  step.positions.resize(rows);
+  step.tokens.resize(rows);
+  for (int64_t row = 0; row < rows; ++row) {
+    step.slots[row] = slots.empty() ? 0 : slots[row / step.length];
+    step.positions[row] = static_cast<uint32_t>(past + row % step.length);
+    step.tokens[row] = static_cast<int32_t>(contiguous.const_data_ptr<int64_t>()[row]);
+  }
+  return step;
+}
+
+}  // namespace
+
+OlmoeModel::OlmoeModel(MoeConfig config, std::shared_ptr<const Tokenizer> tokenizer, Fingerprint fingerprint)
+    : config_(std::move(config)),
+      tokenizer_(std::move(tokenizer)),
+      fingerprint_(std::move(fingerprint)),
+      rope_(MakeRopeTables(config_.max_positions, config_.head_dim, config_.rope_theta)),
+      layers_(config_.num_layers) {}
+
+Result<std::unique_ptr<MoeModel>> OlmoeModel::Create(MoeConfig config, const SafetensorsFiles& files,
+                                                     std::shared_ptr<const Tokenizer> tokenizer,
+                                                     Fingerprint fingerprint) {
+  std::unique_ptr<OlmoeModel> model(new OlmoeModel(std::move(config), std::move(tokenizer), std::move(fingerprint)));
+  const MoeConfig& c = model->config_;
+  WeightReader reader(files);
+  model->embedding_ = reader.Read("model.embed_tokens.weight", {c.vocab_size, c.hidden_size});
+  model->final_norm_ = reader.Read("model.norm.weight", {c.hidden_size});
+  model->output_ =
+      c.tie_word_embeddings ? model->embedding_ : reader.Read("lm_head.weight", {c.vocab_size, c.hidden_size});
+  for (int64_t i = 0; i < c.num_layers && reader.status().ok(); ++i) {
+    const std::string prefix = fmt::format("model.layers.{}.", i);
+    Layer& layer = model->layers_[i];
+    layer.input_norm = reader.Read(prefix + "input_layernorm.weight", {c.hidden_size});
+    layer.post_attention_norm = reader.Read(prefix + "post_attention_layernorm.weight", {c.hidden_size});
+    layer.attention = ReadAttention(reader, c, prefix + "self_attn.");
+    layer.router = reader.Read(prefix + "mlp.gate.weight", {c.num_experts, c.hidden_size});
+    layer.experts = ReadExperts(reader, c, prefix + "mlp.experts.");
+  }
+  POINTSMAN_CHECK_OK(reader.status());
+  return std::unique_ptr<MoeModel>(std::move(model));
+}
+
+at::Tensor OlmoeModel::Forward(const at::Tensor& ids, const ForwardOptions& options) const {
+  const int64_t past = options.cache ? options.cache->length : 0;
+  if (options.hook) options.hook->BeginStep(DescribeStep(ids, options.slots, past));
+  at::Tensor x = at::embedding(embedding_, ids);
+  for (int i = 0; i < static_cast<int>(layers_.size()); ++i) {
+    const Layer& layer = layers_[i];
+    const LayerCache cache =
+        options.cache ? LayerCache{options.cache->keys[i], options.cache->values[i]} : LayerCache{};
+    const at::Tensor normed = RmsNorm(x, layer.input_norm, config_.rms_norm_eps);
+    x = x + Attention(layer.attention, config_, rope_, normed, past, cache);
+    x = x + SparseLayer(i, RmsNorm(x, layer.post_attention_norm, config_.rms_norm_eps), options.hook);
+  }
+  if (options.cache) options.cache->length = past + ids.size(1);
+  if (options.last_only) x = x.narrow(1, x.size(1) - 1, 1);
+  const at::Tensor normed = RmsNorm(x, final_norm_, config_.rms_norm_eps);
+  return at::linear(normed.view({-1, config_.hidden_size}), output_).view({x.size(0), x.size(1), config_.vocab_size});
+}
+
+at::Tensor OlmoeModel::SparseLayer(int index, const at::Tensor& x, RoutingHook* hook) const {
+  const Layer& layer = layers_[index];
+  const at::Tensor rows = x.view({-1, config_.hidden_size});
+  at::Tensor logits = at::linear(rows, layer.router);
+  if (hook) logits = hook->Route(index, rows, logits).contiguous();
+  return MixExperts(rows, logits, layer.experts, config_.experts_per_token, config_.norm_topk_prob).view(x.sizes());
+}
+
+template <typename Self, typename Visit>
+void OlmoeModel::VisitWeights(Self& self, Visit visit) {
+  visit("model.embed_tokens.weight", self.embedding_);
+  for (size_t i = 0; i < self.layers_.size(); ++i) {
+    auto& layer = self.layers_[i];
+    const std::string prefix = fmt::format("model.layers.{}.", i), attention = prefix + "self_attn.";
+    auto& a = layer.attention;
+    visit(prefix + "input_layernorm.weight", layer.input_norm);
+    visit(attention + "q_proj.weight", a.query);
+    visit(attention + "k_proj.weight", a.key);
+    visit(attention + "v_proj.weight", a.value);
+    visit(attention + "o_proj.weight", a.output);
+    visit(attention + "q_norm.weight", a.query_norm);
+    visit(attention + "k_norm.weight", a.key_norm);
+    if (a.query_bias.defined()) {
+      visit(attention + "q_proj.bias", a.query_bias);
+      visit(attention + "k_proj.bias", a.key_bias);
+      visit(attention + "v_proj.bias", a.value_bias);
+      visit(attention + "o_proj.bias", a.output_bias);
+    }
+    visit(prefix + "post_attention_layernorm.weight", layer.post_attention_norm);
+    visit(prefix + "mlp.gate.weight", layer.router);
+    visit(prefix + "mlp.experts.gate_up_proj", layer.experts.gate_up);
+    visit(prefix + "mlp.experts.down_proj", layer.experts.down);
+  }
+  visit("model.norm.weight", self.final_norm_);
+  if (!self.config_.tie_word_embeddings) visit("lm_head.weight", self.output_);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> OlmoeModel::Weights() const {
+  std::vector<std::pair<std::string, at::Tensor>> weights;
+  VisitWeights(*this, [&](const std::string& name, const at::Tensor& tensor) { weights.emplace_back(name, tensor); });
+  return weights;
+}
+
+std::unique_ptr<MoeModel> OlmoeModel::CloneWithTrainableWeights() const {
+  std::unique_ptr<OlmoeModel> clone(new OlmoeModel(config_, tokenizer_, fingerprint_));
+  clone->embedding_ = embedding_;
+  clone->final_norm_ = final_norm_;
+  clone->output_ = output_;
+  clone->layers_ = layers_;
+  VisitWeights(*clone, [](const std::string&, at::Tensor& tensor) {
+    tensor = tensor.detach().clone(at::MemoryFormat::Contiguous).set_requires_grad(true);
+  });
+  if (config_.tie_word_embeddings) clone->output_ = clone->embedding_;
+  for (Layer& layer : clone->layers_) layer.attention.fused = at::Tensor();  // query, key and value are leaves now
+  return clone;
+}
+
+KvCache OlmoeModel::NewCache(int64_t batch) const {
+  KvCache cache;
+  cache.capacity = config_.max_positions;
+  for (int64_t i = 0; i < config_.num_layers; ++i) {
+    // Not zeroed: pages cost memory only once a position is written.
+    cache.keys.push_back(at::empty({batch, config_.num_kv_heads, cache.capacity, config_.head_dim}, at::kFloat));
+    cache.values.push_back(at::empty_like(cache.keys.back()));
+  }
+  return cache;
+}
+
+}  // namespace pointsman

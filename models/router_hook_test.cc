@@ -1,0 +1,162 @@
+#include "models/router_hook.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "models/model.h"
+#include "models/testing/tiny_model.h"
+
+namespace pointsman {
+namespace {
+
+using testing::GateState;
+using testing::RandomTables;
+
+// "tiny": random weights written by the test; "reference": the shipped model, or the one that POINTSMAN_REFERENCE_MODEL
+// names, where there is one.
+std::filesystem::path ReferenceModel() {
+  const char* named = std::getenv("POINTSMAN_REFERENCE_MODEL");
+  return named ? std::filesystem::path(named) : std::filesystem::path(POINTSMAN_SOURCE_DIR) / "models/reference";
+}
+
+class RoutedModel : public ::testing::TestWithParam<const char*> {
+ protected:
+  void SetUp() override {
+    std::filesystem::path path = ReferenceModel();
+    if (std::string(GetParam()) == "tiny") {
+      path = directory_.path();
+      testing::WriteTinyModel(path, {});
+    } else if (!std::filesystem::exists(path / "config.json")) {
+      GTEST_SKIP() << path << " is not in this checkout";
+    }
+    auto loaded = MoeModel::Load(path);
+    ASSERT_TRUE(loaded.ok()) << loaded.error().message;
+    model_ = std::move(loaded).value();
+    at::manual_seed(11);
+    ids_ = at::randint(0, model_->config().vocab_size, {2, 200}, at::kLong);
+  }
+
+  std::shared_ptr<const RoutingTables> Tables(GateState gate) const {
+    const MoeConfig& c = model_->config();
+    return RandomTables(c.hidden_size, c.num_experts, c.num_layers, gate);
+  }
+
+  // Logits of one sequence under a fresh router with this binding.
+  at::Tensor Routed(const Binding& binding) const {
+    Router router;
+    const uint32_t slot = router.AddSlot(binding);
+    RouterHook hook(router);
+    const at::Tensor logits = model_->Forward(Sequence(), {.hook = &hook, .slots = {slot}});
+    EXPECT_TRUE(hook.status().ok()) << hook.status().error().message;
+    return logits;
+  }
+
+  at::Tensor Sequence() const { return ids_.narrow(0, 0, 1); }
+
+  const at::NoGradGuard no_grad_;
+  testing::TemporaryDirectory directory_;
+  std::unique_ptr<MoeModel> model_;
+  at::Tensor ids_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Models, RoutedModel, ::testing::Values("tiny", "reference"),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(RoutedModel, IsBitIdenticalWhereNothingActs) {
+  const at::Tensor frozen = model_->Forward(Sequence(), {});
+  EXPECT_TRUE(at::equal(Routed({}), frozen)) << "no memory";
+  EXPECT_TRUE(at::equal(Routed({.tables = MakeTables({}), .session = nullptr}), frozen)) << "an empty memory";
+  EXPECT_TRUE(at::equal(Routed({.tables = Tables(GateState::kOff), .session = nullptr, .strength = 0}), frozen))
+      << "strength 0";
+  EXPECT_TRUE(at::equal(Routed({.tables = Tables(GateState::kShut), .session = nullptr}), frozen)) << "gate shut";
+  EXPECT_TRUE(at::equal(Routed({.tables = Tables(GateState::kOff), .session = nullptr, .shadow = true}), frozen))
+      << "shadow";
+}
+
+TEST_P(RoutedModel, ChangesWhereTheMemoryActs) {
+  const at::Tensor frozen = model_->Forward(Sequence(), {});
+  const at::Tensor routed = Routed({.tables = Tables(GateState::kOff), .session = nullptr});
+  EXPECT_GT((routed - frozen).abs().max().item<float>(), 1e-2);
+  EXPECT_TRUE(at::equal(routed, Routed({.tables = Tables(GateState::kOff), .session = nullptr}))) << "not repeatable";
+}
+
+TEST_P(RoutedModel, PrefillAndDecodeAgreeInGateAndLogits) {
+  const Binding binding{.tables = Tables(GateState::kHalfOpen), .session = nullptr};
+  const int64_t length = 80;
+  const at::Tensor ids = Sequence().narrow(1, 0, length);
+  Router router;
+  RouterHook hook(router);
+  const uint32_t prefilled = router.AddSlot(binding), decoded = router.AddSlot(binding);
+  const at::Tensor whole = model_->Forward(ids, {.hook = &hook, .slots = {prefilled}});
+  KvCache cache = model_->NewCache(1);
+  for (int64_t t = 0; t < length; ++t) {
+    const at::Tensor step = model_->Forward(ids.narrow(1, t, 1), {.hook = &hook, .slots = {decoded}, .cache = &cache});
+    EXPECT_LT((step - whole.narrow(1, t, 1)).abs().max().item<float>(), 1e-4) << "position " << t;
+  }
+  ASSERT_TRUE(hook.status().ok()) << hook.status().error().message;
+  const std::vector<float> a = router.GateHistory(prefilled), b = router.GateHistory(decoded);
+  ASSERT_EQ(a.size(), static_cast<size_t>(length));
+  ASSERT_EQ(b.size(), a.size());
+  for (size_t t = 0; t < a.size(); ++t) EXPECT_NEAR(a[t], b[t], 1e-4);
+  EXPECT_GT(a.back(), 0.05f);
+  EXPECT_LT(a.back(), 0.95f);
+}
+
+TEST_P(RoutedModel, SequencesOfABatchKeepTheirOwnMemory) {
+  Router router;
+  RouterHook hook(router);
+  const uint32_t bound = router.AddSlot({.tables = Tables(GateState::kHalfOpen), .session = nullptr});
+  const at::Tensor frozen = model_->Forward(ids_, {});
+  const at::Tensor both = model_->Forward(ids_, {.hook = &hook, .slots = {0, bound}});
+  EXPECT_LT((both[0] - frozen[0]).abs().max().item<float>(), 1e-4);
+  const at::Tensor alone = model_->Forward(ids_.narrow(0, 1, 1), {.hook = &hook, .slots = {bound}});
+  EXPECT_LT((both[1] - alone[0]).abs().max().item<float>(), 1e-4);
+  EXPECT_GT((both[1] - frozen[1]).abs().max().item<float>(), 1e-2);
+  EXPECT_TRUE(hook.status().ok());
+}
+
+TEST_P(RoutedModel, TracesRowsOfBoundSlots) {
+  Router router;
+  RouterHook hook(router);
+  const uint32_t slot = router.AddSlot({.tables = Tables(GateState::kOff), .session = nullptr});
+  hook.CollectTrace(true);
+  model_->Forward(ids_.narrow(1, 0, 3), {.hook = &hook, .slots = {0, slot}});
+  const std::vector<RowTrace> traces = hook.TakeTrace();
+  ASSERT_EQ(traces.size(), 3u * model_->config().num_layers);
+  EXPECT_EQ(traces[0].row, 3u);
+  EXPECT_TRUE(traces[0].written);
+  EXPECT_NE(traces[0].logits_before, traces[0].logits_after);
+  EXPECT_TRUE(hook.TakeTrace().empty());
+}
+
+TEST_P(RoutedModel, KeepsTheLogitsAndTheFirstErrorWhenTheTablesDoNotFit) {
+  Router router;
+  RouterHook hook(router);
+  const MoeConfig& c = model_->config();
+  const uint32_t slot = router.AddSlot(
+      {.tables = RandomTables(c.hidden_size, c.num_experts + 1, c.num_layers, GateState::kOff), .session = nullptr});
+  const at::Tensor logits = model_->Forward(Sequence(), {.hook = &hook, .slots = {slot}});
+  EXPECT_TRUE(at::equal(logits, model_->Forward(Sequence(), {})));
+  ASSERT_FALSE(hook.status().ok());
+  EXPECT_EQ(hook.status().error().code, ErrorCode::kInvalidArgument);
+  hook.ClearStatus();
+  EXPECT_TRUE(hook.status().ok());
+}
+
+TEST_P(RoutedModel, RefusesToWriteUnderGradients) {
+  Router router;
+  RouterHook hook(router);
+  const uint32_t slot = router.AddSlot({.tables = Tables(GateState::kOff), .session = nullptr});
+  const at::AutoGradMode with_grad(true);
+  const auto clone = model_->CloneWithTrainableWeights();
+  clone->Forward(Sequence().narrow(1, 0, 4), {.hook = &hook, .slots = {slot}});
+  ASSERT_FALSE(hook.status().ok());
+  EXPECT_THAT(hook.status().error().message, ::testing::HasSubstr("gradients"));
+}
+
+}  // namespace
+}  // namespace pointsman
