@@ -1,0 +1,359 @@
+#include "memory/generation.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <limits>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "memory/fault_injection.h"
+#include "memory/hash.h"
+#include "memory/memory.h"
+#include "memory/routing_tables_owned.h"
+#include "memory/section_file.h"
+
+namespace pointsman {
+namespace {
+
+using testing::AllOf;
+using testing::HasSubstr;
+
+// A small memory of prototypes that uses every optional part: two layers, gate, projection, delta and token table.
+class GenerationOfPrototypes : public testing::Test {
+ protected:
+  static constexpr uint32_t kHidden = 12, kDim = 5, kExperts = 6, kVocabulary = 9;
+
+  void SetUp() override {
+    directory_ =
+        std::filesystem::path(testing::TempDir()) / ("generation_test." + std::to_string(::getpid()) + "." +
+                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
+    std::filesystem::remove_all(directory_);
+    std::filesystem::create_directories(directory_);
+    tables_ = MakeTables(Owned());
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::vector<float> Random(size_t count) {
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& x : values) x = normal(random_);
+    return values;
+  }
+
+  OwnedLayer Layer(int32_t number, size_t rows) {
+    OwnedLayer layer;
+    layer.layer = number;
+    layer.experts = kExperts;
+    layer.keys.hidden = kHidden;
+    layer.keys.dim = kDim;
+    layer.keys.mean = Random(kHidden);
+    layer.keys.projection = Random(kDim * kHidden);
+    layer.keys.SetKeys(Random(rows * kDim));
+    layer.SetValues(Random(rows * kExperts));
+    layer.references.resize(rows * kPrototypeReferences);
+    for (size_t i = 0; i < layer.references.size(); i += 3) layer.references[i] = {static_cast<uint32_t>(i % 2), 7};
+    layer.calibration = {.k = 4, .tau = 0.1f, .tau2 = 0.6f, .scale = 2.5f, .confidence = ConfidenceRule::kMeanKernel};
+    layer.router_delta = Random(kExperts * kHidden);
+    layer.SetTokenTable(Random(kVocabulary * kExperts));
+    return layer;
+  }
+
+  OwnedTables Owned() {
+    OwnedTables owned;
+    owned.kind = MemoryKind::kPrototypes;
+    owned.top_k = 2;
+    owned.layers.push_back(Layer(1, 40));
+    owned.layers.push_back(Layer(3, 17));
+    owned.documents = {"notes/first.md", "corpus.jsonl#2"};
+    owned.gate = {.enabled = true, .layer = 1, .k = 3, .n0 = 2, .prior = 0.1f, .lo = 0.2f, .hi = 0.6f, .keys = {}};
+    owned.gate.keys.hidden = kHidden;
+    owned.gate.keys.dim = kHidden;
+    owned.gate.keys.SetKeys(Random(11 * kHidden));
+    return owned;
+  }
+
+  std::filesystem::path path() const { return directory_ / "gen-001"; }
+  Status Write() { return WriteGeneration(files_, path(), *tables_); }
+  Result<RoutingTables> Map(bool to_ram = false, bool verify = true) {
+    return MapGeneration(files_, path(), to_ram, verify);
+  }
+  std::vector<std::string> FileNames() { return FileSystem::Real().List(path()).value(); }
+  void Overwrite(const std::string& name, const std::string& bytes) {
+    ASSERT_TRUE(FileSystem::Real().WriteAtomically(path() / name, bytes).ok());
+  }
+
+  std::mt19937_64 random_{1};
+  std::filesystem::path directory_;
+  FaultyFileSystem files_;
+  std::shared_ptr<const RoutingTables> tables_;
+};
+
+template <typename T>
+std::vector<T> Copy(std::span<const T> values) {
+  return {values.begin(), values.end()};
+}
+
+void ExpectSameKeys(const KeyIndexView& a, const KeyIndexView& b) {
+  EXPECT_EQ(a.hidden, b.hidden);
+  EXPECT_EQ(a.dim, b.dim);
+  EXPECT_EQ(a.rows, b.rows);
+  EXPECT_EQ(Copy(a.mean), Copy(b.mean));
+  EXPECT_EQ(Copy(a.projection), Copy(b.projection));
+  EXPECT_EQ(Copy(a.codes), Copy(b.codes));
+  EXPECT_EQ(Copy(a.code_scales), Copy(b.code_scales));
+}
+
+void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
+  EXPECT_EQ(a.kind, b.kind);
+  EXPECT_EQ(a.value_kind, b.value_kind);
+  EXPECT_EQ(a.top_k, b.top_k);
+  EXPECT_EQ(a.documents, b.documents);
+  ASSERT_EQ(a.layers.size(), b.layers.size());
+  for (size_t i = 0; i < a.layers.size(); ++i) {
+    const LayerView &x = a.layers[i], &y = b.layers[i];
+    EXPECT_EQ(x.layer, y.layer);
+    EXPECT_EQ(x.experts, y.experts);
+    ExpectSameKeys(x.keys, y.keys);
+    EXPECT_EQ(Copy(x.values), Copy(y.values));
+    EXPECT_EQ(Copy(x.value_scales), Copy(y.value_scales));
+    ASSERT_EQ(x.references.size(), y.references.size());
+    for (size_t r = 0; r < x.references.size(); ++r) {
+      EXPECT_EQ(x.references[r].document, y.references[r].document);
+      EXPECT_EQ(x.references[r].position, y.references[r].position);
+    }
+    EXPECT_EQ(x.calibration.k, y.calibration.k);
+    EXPECT_EQ(x.calibration.tau, y.calibration.tau);
+    EXPECT_EQ(x.calibration.tau2, y.calibration.tau2);
+    EXPECT_EQ(x.calibration.scale, y.calibration.scale);
+    EXPECT_EQ(x.calibration.confidence, y.calibration.confidence);
+    EXPECT_EQ(Copy(x.router_delta), Copy(y.router_delta));
+    EXPECT_EQ(Copy(x.token_table), Copy(y.token_table));
+    EXPECT_EQ(Copy(x.token_table_scales), Copy(y.token_table_scales));
+  }
+  EXPECT_EQ(a.gate.enabled, b.gate.enabled);
+  EXPECT_EQ(a.gate.layer, b.gate.layer);
+  EXPECT_EQ(a.gate.k, b.gate.k);
+  EXPECT_EQ(a.gate.n0, b.gate.n0);
+  EXPECT_EQ(a.gate.prior, b.gate.prior);
+  EXPECT_EQ(a.gate.lo, b.gate.lo);
+  EXPECT_EQ(a.gate.hi, b.gate.hi);
+  ExpectSameKeys(a.gate.keys, b.gate.keys);
+}
+
+TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
+  ASSERT_TRUE(Write().ok());
+  EXPECT_EQ(FileNames(), (std::vector<std::string>{"documents.bin", "gate.bin", "layer-001.bin", "layer-003.bin"}));
+  EXPECT_FALSE(std::filesystem::exists(directory_ / "gen-001.tmp"));
+  for (bool to_ram : {false, true}) {
+    for (bool verify : {false, true}) {
+      auto mapped = Map(to_ram, verify);
+      ASSERT_TRUE(mapped.ok()) << mapped.error().message;
+      ExpectSameTables(mapped.value(), *tables_);
+      EXPECT_EQ(Digest(mapped.value()), Digest(*tables_));
+    }
+  }
+}
+
+TEST_F(GenerationOfPrototypes, StaysReadableAfterItsFilesWereRemoved) {
+  ASSERT_TRUE(Write().ok());
+  auto mapped = Map();
+  ASSERT_TRUE(mapped.ok());
+  std::filesystem::remove_all(path());
+  const RoutingTables copy = mapped.value();
+  mapped = Error{};
+  ExpectSameTables(copy, *tables_);  // storage keeps the mappings
+}
+
+TEST_F(GenerationOfPrototypes, ArraysLieOnCacheLines) {
+  ASSERT_TRUE(Write().ok());
+  auto mapped = Map(true);
+  ASSERT_TRUE(mapped.ok());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(mapped.value().layers[1].keys.codes.data()) % 64, 0u);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(mapped.value().layers[1].references.data()) % 64, 0u);
+}
+
+TEST_F(GenerationOfPrototypes, TheSameTablesGiveTheSameBytes) {
+  ASSERT_TRUE(Write().ok());
+  ASSERT_TRUE(WriteGeneration(files_, directory_ / "gen-002", *tables_).ok());
+  for (const std::string& name : FileNames()) {
+    EXPECT_EQ(files_.ReadFile(path() / name).value(), files_.ReadFile(directory_ / "gen-002" / name).value()) << name;
+  }
+}
+
+TEST_F(GenerationOfPrototypes, EmptyMemoriesAndEmptyLayersAreWritable) {
+  OwnedTables owned;
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());
+  auto nothing = Map();
+  ASSERT_TRUE(nothing.ok()) << nothing.error().message;
+  EXPECT_TRUE(nothing.value().layers.empty());
+
+  owned.layers.push_back(Layer(0, 0));
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());  // replaces the first
+  auto empty_layer = Map();
+  ASSERT_TRUE(empty_layer.ok()) << empty_layer.error().message;
+  ExpectSameTables(empty_layer.value(), *tables_);
+}
+
+TEST_F(GenerationOfPrototypes, AFlippedBitAnywhereIsRefused) {
+  ASSERT_TRUE(Write().ok());
+  for (const std::string& name : FileNames()) {
+    const uint64_t size = std::filesystem::file_size(path() / name);
+    // Every byte of the header and the table, then a stride that visits every section, the padding and the footer.
+    for (uint64_t offset = 0; offset < size; offset += offset < 640 ? 1 : 5) {
+      files_.FlipBit(name, offset, static_cast<int>(offset % 8));
+      auto mapped = Map();
+      ASSERT_FALSE(mapped.ok()) << name << " at " << offset;
+      EXPECT_THAT(mapped.error().message, AllOf(HasSubstr(name), HasSubstr("verify --repair"))) << offset;
+    }
+  }
+}
+
+TEST_F(GenerationOfPrototypes, AFileCutOffAnywhereIsRefused) {
+  ASSERT_TRUE(Write().ok());
+  for (const std::string& name : FileNames()) {
+    const uint64_t size = std::filesystem::file_size(path() / name);
+    std::set<uint64_t> cuts = {0, 1, 63, size - 8, size - 1};
+    for (uint64_t cut = 64; cut < size; cut += 64) cuts.insert({cut - 1, cut, cut + 1});  // sections begin at 64s
+    for (bool verify : {true, false}) {
+      for (uint64_t cut : cuts) {
+        if (cut >= size) continue;
+        files_.Truncate(name, cut);
+        auto mapped = Map(false, verify);
+        ASSERT_FALSE(mapped.ok()) << name << " cut at " << cut;
+        EXPECT_EQ(mapped.error().code, ErrorCode::kCorrupt);
+        EXPECT_THAT(mapped.error().message, AllOf(HasSubstr(name), HasSubstr("verify --repair")));
+      }
+    }
+    files_.Heal();
+  }
+}
+
+TEST_F(GenerationOfPrototypes, AMissingFileIsNamed) {
+  ASSERT_TRUE(Write().ok());
+  std::filesystem::remove(path() / "layer-003.bin");
+  auto mapped = Map();
+  ASSERT_FALSE(mapped.ok());
+  EXPECT_EQ(mapped.error().code, ErrorCode::kNotFound);
+  EXPECT_THAT(mapped.error().message, AllOf(HasSubstr("layer-003.bin"), HasSubstr("verify --repair")));
+}
+
+TEST_F(GenerationOfPrototypes, FilesOfTwoGenerationsDoNotMix) {
+  ASSERT_TRUE(Write().ok());
+  tables_ = MakeTables(Owned());  // other random numbers, the same shapes
+  ASSERT_TRUE(WriteGeneration(files_, directory_ / "gen-002", *tables_).ok());
+  std::filesystem::copy(directory_ / "gen-002/layer-003.bin", path() / "layer-003.bin",
+                        std::filesystem::copy_options::overwrite_existing);
+  auto mapped = Map();
+  ASSERT_FALSE(mapped.ok());
+  EXPECT_THAT(mapped.error().message, AllOf(HasSubstr("layer-003.bin"), HasSubstr("another generation")));
+}
+
+// A stranger's file: any byte of header, table and parameters may be anything, and every hash can be made to fit.
+TEST_F(GenerationOfPrototypes, HostileNumbersWithFittingHashesAreRefusedOrHarmless) {
+  ASSERT_TRUE(Write().ok());
+  const std::string name = "layer-001.bin";
+  const std::string original = files_.ReadFile(path() / name).value();
+  const uint64_t hostile[] = {0, 1, 0x7fffffff, 0xffffffff, uint64_t{1} << 32, uint64_t{1} << 61, ~uint64_t{0}};
+  const size_t parameters = 64 + 32 * 12;  // the first section begins at the next 64
+  for (size_t offset = 8; offset + 8 <= parameters + 128; offset += 4) {
+    for (uint64_t number : hostile) {
+      std::string bytes = original;
+      std::memcpy(bytes.data() + offset, &number, offset % 8 == 0 ? 8 : 4);
+      std::string header = bytes.substr(0, 64);
+      uint32_t sections = 0;
+      std::memcpy(&sections, header.data() + 40, 4);
+      const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
+      std::memset(header.data() + 48, 0, 8);
+      const uint64_t hash = Xxh3(header + bytes.substr(64, table));
+      std::memcpy(bytes.data() + 48, &hash, 8);
+      Overwrite(name, bytes);
+      auto mapped = Map(false, /*verify=*/false);
+      if (!mapped.ok()) continue;
+      EXPECT_TRUE(CheckTables(mapped.value()).ok()) << offset;
+      Digest(mapped.value());  // touches every array
+    }
+  }
+}
+
+TEST_F(GenerationOfPrototypes, AFullDiskLeavesNothingBehind) {
+  ASSERT_TRUE(Write().ok());
+  uint64_t size = 0;
+  for (const std::string& name : FileNames()) size += std::filesystem::file_size(path() / name);
+  for (uint64_t room = 0; room < size; room += 997) {
+    files_.LimitBytes(room);
+    const Status full = WriteGeneration(files_, directory_ / "gen-002", *tables_);
+    ASSERT_FALSE(full.ok()) << room;
+    EXPECT_EQ(full.error().code, ErrorCode::kNoSpace);
+    EXPECT_THAT(full.error().message, AllOf(HasSubstr("gen-002.tmp/"), HasSubstr("No space left"), HasSubstr("free")));
+    EXPECT_EQ(FileSystem::Real().List(directory_).value(), std::vector<std::string>{"gen-001"});
+  }
+  files_.Heal();
+  EXPECT_TRUE(Map().ok());
+}
+
+TEST_F(GenerationOfPrototypes, AnyFailedOperationLeavesTheGenerationAbsentOrComplete) {
+  using Operation = FaultyFileSystem::Operation;
+  for (Operation operation : {Operation::kCreate, Operation::kWrite, Operation::kSync, Operation::kRename}) {
+    for (int nth = 1;; ++nth) {
+      std::filesystem::remove_all(path());
+      files_.Heal();
+      files_.FailFrom(operation, nth);
+      const Status written = Write();
+      files_.Heal();
+      if (written.ok()) {
+        EXPECT_TRUE(Map().ok());
+        EXPECT_GT(nth, 1);
+        break;
+      }
+      EXPECT_FALSE(std::filesystem::exists(path())) << nth;
+    }
+  }
+}
+
+TEST_F(GenerationOfPrototypes, FilesOfSeveralBlocksAreCheckedBlockByBlock) {
+  OwnedTables owned;
+  owned.layers.push_back(Layer(0, 20000));
+  owned.layers[0].references.clear();
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());
+  ASSERT_TRUE(Map().ok());
+  const uint64_t size = std::filesystem::file_size(path() / "layer-000.bin");
+  ASSERT_GT(size, 4 * kDerivedBlockBytes);
+  for (uint64_t offset = 100; offset < size; offset += kDerivedBlockBytes / 2) {
+    files_.FlipBit("layer-000.bin", offset, 3);
+    auto mapped = Map();
+    ASSERT_FALSE(mapped.ok()) << offset;
+    EXPECT_THAT(mapped.error().message, HasSubstr("block " + std::to_string(offset / kDerivedBlockBytes) + " of"));
+  }
+}
+
+TEST_F(GenerationOfPrototypes, ANewerFormatVersionIsNotCalledDamage) {
+  ASSERT_TRUE(Write().ok());
+  std::string bytes = files_.ReadFile(path() / "gate.bin").value();
+  bytes[8] = 2;
+  Overwrite("gate.bin", bytes);
+  auto mapped = Map();
+  ASSERT_FALSE(mapped.ok());
+  EXPECT_EQ(mapped.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(mapped.error().message, HasSubstr("format version 2"));
+}
+
+TEST_F(GenerationOfPrototypes, TablesThatDoNotHoldTogetherAreNotWritten) {
+  OwnedTables owned = Owned();
+  owned.layers[1].references[0].document = 2;
+  tables_ = MakeTables(owned);
+  const Status written = Write();
+  ASSERT_FALSE(written.ok());
+  EXPECT_EQ(written.error().message, "layer 3: a reference names no document");
+  EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+}  // namespace
+}  // namespace pointsman
