@@ -99,7 +99,7 @@ class Ingester {
       const std::string_view row = text.substr(0, text.find('\n'));
       text.remove_prefix(std::min(row.size() + 1, text.size()));
       if (IsBlank(row)) continue;
-      const std::string suffix = "#" + std::to_string(line);
+      const std::string suffix = fmt::format("#{}", line);
       candidates->push_back(
           {file.path + suffix, file.name + suffix, LibraryOf(file.name), row.size(), index, line, row, 0});
     }

@@ -74,7 +74,7 @@ std::string Progress::Line(double now) const {
   const double part = std::min(1.0, static_cast<double>(done_) / static_cast<double>(total_));
   if (bar_) {
     const int filled = static_cast<int>(part * kBarCells);
-    text += "[" + std::string(filled, '#') + std::string(kBarCells - filled, '.') + "] ";
+    text += fmt::format("[{}{}] ", std::string(filled, '#'), std::string(kBarCells - filled, '.'));
   }
   text += fmt::format("{:.0f}% ({} of {} {}), {}/s", std::floor(100 * part), FormatCount(done_), FormatCount(total_),
                       unit_, FormatRate(rate));
@@ -116,7 +116,7 @@ std::string FormatDuration(double seconds) {
 
 std::string FormatCount(uint64_t count) {
   std::string digits = std::to_string(count);
-  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), ",");
+  for (int i = static_cast<int>(digits.size()) - 3; i > 0; i -= 3) digits.insert(static_cast<size_t>(i), 1, ',');
   return digits;
 }
 
