@@ -54,6 +54,9 @@ void TuneAllocator() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
   mallopt(M_TOP_PAD, 64 << 20);
+  // Other arenas hold at most 64 MB each and map what is larger: with them, two training threads took 400,000 page
+  // faults in 6 steps; with one arena for all, 225.
+  mallopt(M_ARENA_MAX, 1);
 }
 
 }  // namespace pointsman

@@ -6,6 +6,8 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/variable.h>
 
+#include <thread>
+
 #include "models/experts.h"
 #include "models/testing/tiny_model.h"
 
@@ -181,6 +183,26 @@ TEST_F(TinyModel, GradientsOfSparseRoutingReachOnlyTheChosen) {
   EXPECT_EQ(logits.grad()[0][3].item<float>(), 0);
   EXPECT_NE(logits.grad()[0][0].item<float>(), 0);
   EXPECT_NEAR(logits.grad().sum().item<float>(), 0, 1e-6);
+}
+
+TEST_F(TinyModel, ThreadsShareItWithoutChangingAnyResult) {
+  const at::Tensor ids = RandomIds(4, 50, shape_.vocab);
+  const at::Tensor alone = model_->Forward(ids, {});
+  std::vector<at::Tensor> results(4), gradients(4);
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < results.size(); ++i) {
+    threads.emplace_back([&, i] {
+      BiasHook hook(shape_.layers, shape_.experts);
+      Loss(*model_, ids, &hook).backward();
+      gradients[i] = hook.bias_.grad();
+      results[i] = model_->Forward(ids, {});
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < results.size(); ++i) {
+    EXPECT_TRUE(at::equal(results[i], alone));
+    EXPECT_TRUE(at::equal(gradients[i], gradients[0]));
+  }
 }
 
 TEST_F(TinyModel, FrozenWeightsRecordNoGraph) {
