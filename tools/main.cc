@@ -20,14 +20,20 @@ constexpr int kDone = 0, kFailed = 1, kWrongUse = 2;
 // The flags that CLI11 found, per option; owned here because CLI11 keeps references.
 using FlagStorage = std::map<std::string, std::vector<std::string>, std::less<>>;
 
+std::string HelpOf(const OptionSpec& option) {
+  std::string help{option.help};
+  if (!option.choices.empty()) help += fmt::format(": {}", fmt::join(Split(option.choices, ' '), ", "));
+  if (option.required) help += " (required)";
+  if (!option.fallback.empty()) help += fmt::format(" [{}]", option.fallback);
+  return help;
+}
+
 void AddOptions(CLI::App& app, std::string_view command_key, FlagStorage& storage) {
   for (const OptionSpec* option : OptionsOf(command_key)) {
     std::vector<std::string>& values = storage[std::string(option->name)];
     const std::string name = option->positional ? std::string(option->name) : fmt::format("--{}", option->name);
-    std::string help{option->help};
-    if (!option->choices.empty()) help += fmt::format(": {}", fmt::join(Split(option->choices, ' '), ", "));
-    if (option->required) help += " (required)";
-    if (!option->fallback.empty()) help += fmt::format(" [{}]", option->fallback);
+    // const: CLI11 takes a mutable string here for the place where a flag's value goes.
+    const std::string help = HelpOf(*option);
     if (option->kind == OptionKind::kFlag) {
       app.add_flag(name, help);
       continue;
