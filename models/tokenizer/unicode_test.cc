@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 namespace pointsman {
 namespace {
 
@@ -14,8 +16,10 @@ std::string Replacements(int count) {
 }
 
 TEST(ReplaceInvalidUtf8, KeepsValidText) {
-  const std::string text(
-      "a\0\x7f \xc2\x80 \xdf\xbf \xe0\xa0\x80 \xed\x9f\xbf \xef\xbf\xbf \xf0\x90\x80\x80 \xf4\x8f\xbf\xbf", 34);
+  using std::string_literals::operator""s;
+  const std::string text =
+      "a\0\x7f \xc2\x80 \xdf\xbf \xe0\xa0\x80 \xed\x9f\xbf \xef\xbf\xbf \xf0\x90\x80\x80 \xf4\x8f\xbf\xbf"s;
+  ASSERT_EQ(text.size(), 31u);
   EXPECT_EQ(ReplaceInvalidUtf8(text), text);
 }
 
