@@ -179,7 +179,8 @@ Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
   GateOptions gate_options;
   gate_options.seed = options_.data.seed;
-  POINTSMAN_TRY(OwnedGate gate, MakeGate(model_, set_.keys.front(), gate_options));
+  const at::Tensor unrelated_hidden = CaptureHidden(model_, unrelated.sequences, {options_.data.threads, {}}).front();
+  POINTSMAN_TRY(OwnedGate gate, MakeGate(set_.hidden.front(), unrelated_hidden, gate_options));
   const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
   ScorerOptions scorer;
   scorer.threads = options_.data.threads;

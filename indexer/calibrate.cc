@@ -1,5 +1,7 @@
 #include "indexer/calibrate.h"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -59,24 +61,37 @@ std::span<const GateQuantiles> GateLadder() {
   return kLadder;
 }
 
-Result<OwnedGate> MakeGate(const MoeModel& model, const LayerKeys& first_layer, const GateOptions& options) {
+Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrelated, const GateOptions& options) {
   OwnedGate gate;
   gate.enabled = true;
   gate.layer = 0;
   gate.n0 = options.n0;
-  const uint32_t rows = static_cast<uint32_t>(first_layer.keys.size(0));
-  const uint32_t dim = static_cast<uint32_t>(first_layer.keys.size(1));
-  const uint32_t centroids = std::min(options.centroids, rows / 4);
-  if (centroids == 0) {
-    return Error{ErrorCode::kInvalidArgument, "reference text: fewer than 4 tokens; the gate needs more text"};
+  const int64_t width = reference.size(1);
+  const uint32_t centroids = std::min(options.centroids, static_cast<uint32_t>(reference.size(0) / 4));
+  if (centroids == 0 || unrelated.size(0) == 0) {
+    return Error{ErrorCode::kInvalidArgument, "context gate: " + std::to_string(reference.size(0)) +
+                                                  " tokens of reference and " + std::to_string(unrelated.size(0)) +
+                                                  " of unrelated text; it needs more of both"};
   }
   gate.k = std::min<int32_t>(options.best, static_cast<int32_t>(centroids));
+  // Equal numbers of rows of both kinds: the whitening must not belong to the longer text.
+  const int64_t rows = std::min(reference.size(0), unrelated.size(0));
+  const auto spread = [&](const at::Tensor& t) {
+    return t.index_select(
+        0,
+        (at::arange(rows, at::kDouble) * (static_cast<double>(t.size(0)) / static_cast<double>(rows))).to(at::kLong));
+  };
+  const at::Tensor both = at::cat({spread(reference), spread(unrelated)}).contiguous();
+  POINTSMAN_TRY(const KeyTransform transform, FitWhitening(SpanOf(both), static_cast<uint32_t>(width), options.dim));
+  const at::Tensor center = unrelated.mean(0);
+  const at::Tensor keys =
+      ProjectKeys(reference, center, TensorOf(transform.projection, {options.dim, width})).contiguous();
   POINTSMAN_TRY(const std::vector<float> centers,
-                SphericalKMeans(SpanOf(first_layer.keys), dim, centroids, kKMeansIterations, options.seed));
-  gate.keys.hidden = static_cast<uint32_t>(model.config().hidden_size);
-  gate.keys.dim = dim;
-  gate.keys.mean = first_layer.transform.mean;
-  gate.keys.projection = first_layer.transform.projection;
+                SphericalKMeans(SpanOf(keys), options.dim, centroids, kKMeansIterations, options.seed));
+  gate.keys.hidden = static_cast<uint32_t>(width);
+  gate.keys.dim = options.dim;
+  gate.keys.mean = VectorOf(center);
+  gate.keys.projection = transform.projection;
   gate.keys.SetKeys(centers);
   return gate;
 }

@@ -18,6 +18,7 @@
 namespace pointsman {
 
 struct GateOptions {
+  uint32_t dim = 64;
   uint32_t centroids = 1024;  // findings F3: 1,024 with the best 8
   int32_t best = 8;
   float n0 = 4;
@@ -37,9 +38,13 @@ struct GateQuantiles {
 };
 std::span<const GateQuantiles> GateLadder();
 
-// A gate with centroids, prior and n0; lo and hi are still to be set (SetRamp). `first_layer` are the reference keys of
-// layer 0.
-Result<OwnedGate> MakeGate(const MoeModel& model, const LayerKeys& first_layer, const GateOptions& options);
+// A gate with centroids, prior and n0; lo and hi are still to be set (SetRamp). reference and unrelated are layer 0's
+// router inputs, [N, H] each.
+//
+// Its keys are not the memory's: they are centered on unrelated text and whitened over both kinds of text. Unrelated
+// text then points anywhere, and reference text away from it, so that the cosine to the reference centroids tells the
+// two apart (docs/decisions/002-gate-keys.md). Text of a third kind points anywhere too: the gate stays shut for it.
+Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrelated, const GateOptions& options);
 GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<const Sequence> related,
                        std::span<const Sequence> unrelated, int threads);
 // Sets prior, lo and hi from the samples. The ramp is at least kMinRamp wide.

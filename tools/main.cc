@@ -10,6 +10,7 @@
 #include <exception>
 #include <optional>
 
+#include "models/model.h"
 #include "tools/command.h"
 
 namespace pointsman {
@@ -158,6 +159,7 @@ int Main(int argc, char** argv) {
 }  // namespace pointsman
 
 int main(int argc, char** argv) {
+  pointsman::TuneAllocator();  // before anything is allocated: freed pages are kept
   try {
     return pointsman::Main(argc, argv);
   } catch (const std::exception& error) {  // of a library, past its module: a defect of ours

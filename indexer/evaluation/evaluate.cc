@@ -218,8 +218,10 @@ class Evaluation {
       return {};
     }
     if (!reference_) return {};
-    POINTSMAN_TRY(inputs.gate, MakeGate(model_, reference_->keys.front(), GateOptions{.seed = options_.data.seed}));
     const ScoredText anchor = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
+    const at::Tensor unrelated = CaptureHidden(model_, anchor.sequences, {options_.data.threads, {}}).front();
+    POINTSMAN_TRY(inputs.gate,
+                  MakeGate(reference_->hidden.front(), unrelated, GateOptions{.seed = options_.data.seed}));
     const GateSamples samples =
         SampleGate(model_, inputs.gate, reference_->calibration, anchor.sequences, options_.data.threads);
     SetRamp(samples, GateLadder()[2], inputs.gate);  // without a memory nothing is tightened by measurement
