@@ -21,7 +21,7 @@ class Cli:
     """Runs pointsman as a user does, without the POINTSMAN_* variables of whoever runs the tests."""
 
     def __call__(self, *arguments, env=None, stdin=None, timeout=280, cwd=None):
-        return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, input=stdin,
+        return subprocess.run([str(BINARY), *map(str, arguments)], capture_output=True, text=True, input=stdin, errors="replace",
                               timeout=timeout, cwd=cwd, env=self.environment(env))
 
     def environment(self, extra=None):
@@ -115,7 +115,7 @@ def make_model(folder, texts, seed):
         show_progress=False))
     torch.manual_seed(seed)
     config = transformers.OlmoeConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, num_experts=8, num_experts_per_tok=2,
         max_position_embeddings=128, tie_word_embeddings=True, eos_token_id=0, pad_token_id=None,
         initializer_range=0.2)

@@ -1,5 +1,6 @@
 """Builds that go wrong: an empty or strange corpus, a full disk, a killed process, two writers at once."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -73,63 +74,70 @@ def test_kill_during_a_build_then_resume_gives_the_same_memory(pointsman, model,
     assert "sound" in pointsman.ok("verify", out).stdout
 
 
-def test_resume_with_other_settings_is_refused(pointsman, model, corpus, off_domain, tmp_path):
+def test_resume_with_other_settings_reuses_nothing(pointsman, model, corpus, off_domain, built_memory, tmp_path):
     out = tmp_path / "memory"
-    process = pointsman.start(*build_arguments(model, corpus, off_domain, out))
+    process = pointsman.start(*build_arguments(model, corpus, off_domain, out, "--seed", "5"))
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (out.exists() and any(out.iterdir())):
-        time.sleep(0.05)
-    time.sleep(0.5)
+    while process.poll() is None and time.monotonic() < deadline and not list(out.glob("build/*")):
+        time.sleep(0.02)  # until a stage is kept
     process.kill()
     process.wait()
-    line = fails(pointsman(*build_arguments(model, corpus, off_domain, out, "--resume", "--seed", "5")), 1, "resume")
-    assert "seed" in line
+    done = pointsman.ok(*build_arguments(model, corpus, off_domain, out, "--resume"))
+    assert "reused" not in done.stderr
+    assert digest(pointsman, out) == digest(pointsman, built_memory)
 
 
-def test_a_second_writer_is_refused_and_harms_nothing(pointsman, model, corpus, off_domain, memory):
+def test_a_second_writer_is_refused_and_harms_nothing(pointsman, model, corpus, off_domain, built_memory, tmp_path):
+    out = tmp_path / "memory"
+    arguments = build_arguments(model, corpus, off_domain, out)
+    first = pointsman.start(*arguments)
+    deadline = time.monotonic() + 60
+    while not (out / "LOCK").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    second = pointsman(*arguments)
+    assert first.wait(timeout=120) == 0
+    fails(second, 1, str(out), str(first.pid))
+    assert digest(pointsman, out) == digest(pointsman, built_memory)
+
+
+def test_a_finished_memory_is_not_overwritten(pointsman, model, corpus, off_domain, memory):
     before = digest(pointsman, memory)
-    process = pointsman.start(*build_arguments(model, corpus, off_domain, memory, "--seed", "3"))
-    try:
-        fails(pointsman(*build_arguments(model, corpus, off_domain, memory, "--seed", "3")), 1, str(process.pid))
-        pointsman.ok("inspect", memory)  # readers are not writers
-        pointsman.ok("docs", "list", memory)
-    finally:
-        process.kill()
-        process.wait()
+    fails(pointsman(*build_arguments(model, corpus, off_domain, memory)), 2, str(memory), "--resume")
+    fails(pointsman(*build_arguments(model, corpus, off_domain, memory, "--seed", "3", "--resume")), 1, "--out")
+    assert "nothing to do" in pointsman.ok(*build_arguments(model, corpus, off_domain, memory, "--resume")).stderr
     assert digest(pointsman, memory) == before
 
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A tmpfs of 2 MiB, gone afterwards."""
+    """A tmpfs of 8 MiB, gone afterwards."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], capture_output=True, text=True)
     if mounted.returncode != 0:
         pytest.skip(f"no right to mount a tmpfs here: {mounted.stderr.strip()}")
     yield place
     subprocess.run(["umount", place], check=True)
 
 
+def fill(disk, left):
+    """Leaves `left` bytes free; returns the file that takes the rest."""
+    filler = disk / "filler"
+    with open(filler, "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+    os.truncate(filler, max(0, filler.stat().st_size - left))
+    return filler
+
+
 def test_a_full_disk_ends_a_build_and_keeps_what_was_there(pointsman, model, corpus, off_domain, built_memory, small_disk):
-    kept = pathlib.Path(shutil.copytree(built_memory, small_disk / "memory")) if size_of(built_memory) < 1_500_000 else None
-    out = kept or small_disk / "memory"
-    before = digest(pointsman, out) if kept else None
-    filler = small_disk / "filler"
-    with open(filler, "wb") as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-                file.flush()
-        except OSError:
-            pass
-    os.truncate(filler, max(0, filler.stat().st_size - 65_536))  # a little is left, so that the build can begin
-    line = fails(pointsman(*build_arguments(model, corpus, off_domain, out, "--seed", "9")), 1, str(out))
-    assert "space" in line or "full" in line
-    filler.unlink()
-    if kept:
-        assert digest(pointsman, out) == before
-
-
-def size_of(folder):
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    neighbour = pathlib.Path(shutil.copytree(built_memory, small_disk / "neighbour"))
+    arguments = build_arguments(model, corpus, off_domain, small_disk / "memory")
+    for left in (0, 65_536, 500_000, 2_000_000):
+        filler = fill(small_disk, left)
+        line = fails(pointsman(*arguments, "--resume"), 1, str(small_disk))
+        assert "space" in line or "full" in line, line
+        filler.unlink()
+    pointsman.ok(*arguments, "--resume")  # with room again it goes on
+    assert digest(pointsman, small_disk / "memory") == digest(pointsman, neighbour) == digest(pointsman, built_memory)
+    assert "sound" in pointsman.ok("verify", neighbour).stdout

@@ -1,6 +1,7 @@
 """A memory as input: what is in it, damage of each file, a memory of another model."""
 
 import json
+import pathlib
 
 import jsonschema
 import pytest
@@ -36,13 +37,16 @@ def test_inspect_shows_the_memory_its_layers_and_its_documents(pointsman, built_
 
 
 def test_generate_explains_which_documents_moved_which_experts(pointsman, model, built_memory):
-    prompt = (ROOT / "memory/result.h").read_text()[:300]
+    documents = pointsman.json("docs", "list", built_memory)["documents"]
+    known = max((d for d in documents if d["role"] == "reference"), key=lambda d: d["tokens"])
+    prompt = pathlib.Path(known["source"]).read_text()[600:720]  # text of the memory: its gate is open
     arguments = ("generate", "--model", model, "--memory", built_memory, "--prompt", prompt, "--max-tokens", "3", "--explain")
     document = pointsman.json(*arguments, schema="generate")
     assert [step["token"] for step in document["explain"]] == document["tokens"]
     assert document["explain"][0]["position"] == len(document["prompt_tokens"])
-    sources = {d["source"] for d in pointsman.json("docs", "list", built_memory)["documents"]}
+    sources = {d["source"] for d in documents}
     neighbours = [n for step in document["explain"] for layer in step["layers"] for n in layer["neighbours"]]
+    assert document["explain"][0]["gate"] > 0
     assert neighbours and {n["document"] for n in neighbours} <= sources
     assert all(n["excerpt"] for n in neighbours)
     assert "gate" in pointsman.ok(*arguments).stdout
@@ -106,7 +110,7 @@ def test_damaged_derived_files_are_found_and_repaired_from_the_truth(pointsman, 
     assert found.returncode == 1
     report = json.loads(found.stdout)
     jsonschema.validate(report, json.loads((ROOT / "schemas/verify.schema.json").read_text()))
-    assert any(path.name in finding["file"] for finding in report["findings"])
+    assert any(path.name in finding["problem"] for finding in report["findings"])
     repaired = pointsman.json("verify", memory, "--repair", schema="verify")
     assert repaired == {"sound": True, "repaired": True, "findings": []}
     assert pointsman.ok("inspect", memory, "--digest").stdout == digest

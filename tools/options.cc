@@ -90,7 +90,7 @@ constexpr std::array kOptions = {
            Option("seed", kInteger, kWithModel, "N", "0",
                   "of the split, the training and the sampling; equal seeds give equal results")),
     Option("resume", kFlag, "build", "", "",
-           "go on with an interrupted build in --out; refused if its settings differ"),
+           "go on with an interrupted build in --out; what it made of other settings is not used"),
     Option("no-text", kFlag, kBuilds, "", "",
            "do not keep token ids: no excerpts, no rebuild, no variants that train from this memory"),
     Option("variants", kNames, "eval", "NAMES", "frozen,bias,router_finetune,knn,memory",

@@ -9,6 +9,18 @@ namespace {
 
 constexpr int kUnsound = 1;
 
+// The writer's lock ends with this function: Verify() takes it again.
+Status Repair(const std::filesystem::path& directory) {
+  POINTSMAN_TRY(const auto writer, MemoryWriter::Open(directory, {}));
+  return writer->RebuildDerived();
+}
+
+std::string Line(const Finding& finding) {
+  // A problem that names a file below `file` says more than `file`.
+  if (finding.problem.starts_with(finding.file)) return finding.problem + "\n";
+  return fmt::format("{}: {}\n", finding.file, finding.problem);
+}
+
 }  // namespace
 
 Result<Output> RunVerify(const Settings& settings) {
@@ -17,16 +29,15 @@ Result<Output> RunVerify(const Settings& settings) {
   std::string text;
   bool repaired = false;
   if (!findings.empty() && settings.Flag("repair")) {
-    for (const Finding& finding : findings) text += fmt::format("found: {}: {}\n", finding.file, finding.problem);
-    POINTSMAN_TRY(const auto writer, MemoryWriter::Open(directory, {}));
-    POINTSMAN_CHECK_OK(writer->RebuildDerived());
+    for (const Finding& finding : findings) text += "found: " + Line(finding);
+    POINTSMAN_CHECK_OK(Repair(directory));
     POINTSMAN_TRY(findings, Verify(directory));
     repaired = findings.empty();
   }
   nlohmann::json list = nlohmann::json::array();
   for (const Finding& finding : findings) {
     list.push_back({{"file", finding.file}, {"problem", finding.problem}});
-    text += fmt::format("{}: {}\n", finding.file, finding.problem);
+    text += Line(finding);
   }
   if (findings.empty()) {
     text += fmt::format("{}: {}\n", directory.string(), repaired ? "repaired, and sound now" : "sound");
