@@ -1,8 +1,8 @@
 // Result<T>: a value or an Error. Every fallible function of Pointsman returns one; none throws across a module.
 //
-// An Error's message is one line for the person at the terminal: the thing (path, option, field), what is wrong with it,
-// and what to do. Errors are must-use: ignoring a returned Result or Status is a compile-time warning, hence an error.
-// Thread-safe as any value type.
+// An Error's message is one line for the person at the terminal: the thing (path, option, field), what is wrong with
+// it, and what to do. Errors are must-use: ignoring a returned Result or Status is a compile-time warning, hence an
+// error. Thread-safe as any value type.
 #pragma once
 
 #include <optional>
@@ -15,12 +15,12 @@ namespace pointsman {
 enum class ErrorCode {
   kInvalidArgument,  // the caller's fault: wrong option, wrong shape
   kNotFound,
-  kCorrupt,     // bytes on disk are not what was written
-  kMismatch,    // a memory of another model, a transform of another build
-  kIo,          // the operating system refused
-  kNoSpace,     // ENOSPC or EDQUOT
-  kBusy,        // another writer holds the lock
-  kUnsupported, // well-formed, but not implemented for this model or build
+  kCorrupt,      // bytes on disk are not what was written
+  kMismatch,     // a memory of another model, a transform of another build
+  kIo,           // the operating system refused
+  kNoSpace,      // ENOSPC or EDQUOT
+  kBusy,         // another writer holds the lock
+  kUnsupported,  // well-formed, but not implemented for this model or build
   kInternal,
 };
 
@@ -32,7 +32,7 @@ struct Error {
 template <typename T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}    // NOLINT(google-explicit-constructor)
+  Result(T value) : state_(std::in_place_index<0>, std::move(value)) {}      // NOLINT(google-explicit-constructor)
   Result(Error error) : state_(std::in_place_index<1>, std::move(error)) {}  // NOLINT(google-explicit-constructor)
 
   bool ok() const { return state_.index() == 0; }
@@ -75,7 +75,7 @@ using Status = Result<void>;
   declaration = std::move(result).value()
 
 // POINTSMAN_CHECK_OK(Write(path)): returns the error of a Status from the enclosing function.
-#define POINTSMAN_CHECK_OK(expression)                                         \
-  do {                                                                         \
+#define POINTSMAN_CHECK_OK(expression)                                                                 \
+  do {                                                                                                 \
     if (auto pointsman_status = (expression); !pointsman_status.ok()) return pointsman_status.error(); \
   } while (false)

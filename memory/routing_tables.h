@@ -1,8 +1,8 @@
 // The data that routing reads, as plain views: what a published generation maps from disk, and what a builder holds in
 // vectors before it publishes. router/ sees only this file of memory/; nothing here knows where the bytes live.
 //
-// Shapes: H = hidden size of the model, E = experts of a layer, D = key dimensions, R = rows (entries or prototypes) of a
-// layer, V = vocabulary. All arrays row-major. Views never own; RoutingTables::storage keeps the bytes alive.
+// Shapes: H = hidden size of the model, E = experts of a layer, D = key dimensions, R = rows (entries or prototypes) of
+// a layer, V = vocabulary. All arrays row-major. Views never own; RoutingTables::storage keeps the bytes alive.
 // Immutable after construction: any number of threads may read.
 #pragma once
 
@@ -60,17 +60,17 @@ struct EntryRef {
 inline constexpr uint32_t kNoDocument = 0xffffffffu;
 
 struct LayerView {
-  int32_t layer = 0;    // index in the model
-  uint32_t experts = 0; // E
+  int32_t layer = 0;     // index in the model
+  uint32_t experts = 0;  // E
   KeyIndexView keys;
   std::span<const int8_t> values;        // [R, E]: value = code * scale
   std::span<const float> value_scales;   // [R]
   std::span<const EntryRef> references;  // [R] for entries, [R, kPrototypeReferences] for prototypes; may be empty
   LayerCalibration calibration;
   // Optional trained parts, under the same gate: change += router_delta h + token_table[token].
-  std::span<const float> router_delta;         // [E, H] or empty
-  std::span<const int8_t> token_table;         // [V, E] or empty
-  std::span<const float> token_table_scales;   // [V]
+  std::span<const float> router_delta;        // [E, H] or empty
+  std::span<const int8_t> token_table;        // [V, E] or empty
+  std::span<const float> token_table_scales;  // [V]
 };
 inline constexpr uint32_t kPrototypeReferences = 8;
 
@@ -90,11 +90,11 @@ struct GateView {
 struct RoutingTables {
   MemoryKind kind = MemoryKind::kEntries;
   ValueKind value_kind = ValueKind::kDelta;
-  uint32_t top_k = 0;               // experts per token of the model (assignments need it)
-  std::vector<LayerView> layers;    // ascending by layer; layers without memory are absent
+  uint32_t top_k = 0;             // experts per token of the model (assignments need it)
+  std::vector<LayerView> layers;  // ascending by layer; layers without memory are absent
   GateView gate;
-  std::vector<std::string> documents;  // names, by EntryRef::document
-  std::shared_ptr<const void> storage; // keeps what the views point into
+  std::vector<std::string> documents;   // names, by EntryRef::document
+  std::shared_ptr<const void> storage;  // keeps what the views point into
 };
 
 }  // namespace pointsman

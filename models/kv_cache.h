@@ -9,9 +9,9 @@
 namespace pointsman {
 
 struct KvCache {
-  std::vector<at::Tensor> keys;    // per layer [B, kv heads, capacity, head_dim]
+  std::vector<at::Tensor> keys;  // per layer [B, kv heads, capacity, head_dim]
   std::vector<at::Tensor> values;
-  int64_t length = 0;              // positions filled
+  int64_t length = 0;  // positions filled
   int64_t capacity = 0;
 };
 
