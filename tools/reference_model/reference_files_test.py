@@ -82,7 +82,7 @@ def test_reference_model_knows_documentation(reference):
     """Its loss on this repository's licence is far below that of a model that knows nothing (ln 4096 = 8.3)."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(REFERENCE)
     ids = tokenizer((ROOT / "LICENSE").read_text(), return_tensors="pt")["input_ids"][:, :256]
-    assert reference[0](ids, labels=ids).loss < 5.5
+    assert reference[0](ids, labels=ids).loss < 4.5  # 3.9 after 12.5 M tokens
 
 
 def line(step, loss, **more):

@@ -77,6 +77,8 @@ def exported(tmp_path):
         for name, parameter in model.named_parameters():
             if name.endswith("mlp.gate"):
                 parameter.mul_(50)  # near-ties would go to other experts under another rounding
+            if name.endswith("_proj"):
+                parameter.mul_(6)  # an expert's share of the output is above rounding
             parameter.copy_(parameter.to(torch.bfloat16))  # export stores bf16: then it loses nothing
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.add_special_tokens([export.END_OF_TEXT])
@@ -101,8 +103,9 @@ def test_export_computes_what_the_training_model_computes(exported):
     assert not any(info.values()), info
     ids = torch.randint(1, TINY.vocab_size, (2, TINY.max_position_embeddings))
     theirs, ours = hub(ids).logits, training_logits(model, ids)
-    # The training model multiplies in bf16 (8 bits): a swapped projection or expert differs by the logits' own size.
-    assert (ours - theirs).abs().max() < 0.05 * theirs.std(), ((ours - theirs).abs().max(), theirs.std())
+    # The training model multiplies in bf16, so a token near a tie may take another expert: the mean bears that.
+    error = (ours - theirs).square().mean().sqrt() / theirs.std()
+    assert error < 0.03, error
     loss = torch.nn.functional.cross_entropy(theirs[:, :-1].reshape(-1, TINY.vocab_size), ids[:, 1:].reshape(-1))
     assert abs(model(ids[:, :-1], ids[:, 1:]).item() - loss.item()) < export.LOSS_TOLERANCE
 
