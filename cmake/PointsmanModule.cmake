@@ -83,11 +83,8 @@ function(pointsman_test name)
   if(name MATCHES "^(models|adapt|indexer)$")
     target_precompile_headers(${name}_test REUSE_FROM pointsman_torch_pch)
   endif()
-  # Little inlining: tests compile faster, and GCC 12 does not see impossible lengths in inlined std::string literals
-  # (GCC bug 105651, again).
-  if(CMAKE_BUILD_TYPE STREQUAL "Release")
-    target_compile_options(${name}_test PRIVATE -O1)
-  endif()
+  # GCC 12 sees impossible lengths in inlined std::string literals (GCC bug 105651, again), most of all in tests.
+  target_compile_options(${name}_test PRIVATE -Wno-stringop-overflow)
   target_compile_definitions(${name}_test PRIVATE
     POINTSMAN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" POINTSMAN_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
