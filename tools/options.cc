@@ -55,8 +55,8 @@ constexpr std::array kOptions = {
     Required(Option("corpus", kPaths, "build probe plan", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
     Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
     Option("jsonl-fields", kNames, kWithCorpus, "NAMES", "",
-           "the fields of a .jsonl row that make its text, in this order; none = text, prompt and completion, or "
-           "messages"),
+           "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
+           "text where there are such fields, else all texts of the row"),
     Option("split-by-library", kFlag, kWithCorpus, "", "",
            "split by top folder: train on some libraries, test on others"),
     Required(Option("out", kPath, "build", "MEM", "", "the memory's directory, made if it is not there")),
