@@ -14,24 +14,24 @@ namespace {
 
 using testing::TemporaryDirectory;
 
-// A file of words drawn from a few, so that the tiny model has something to learn and files differ.
-void WriteWords(const std::filesystem::path& path, const std::vector<std::string>& words, uint32_t seed) {
+// A file of words, each two or three of the syllables: something to learn, yet no two files alike.
+void WriteWords(const std::filesystem::path& path, const std::vector<std::string>& syllables, uint32_t seed) {
   std::mt19937 random(seed);
   std::filesystem::create_directories(path.parent_path());
   std::ofstream file(path);
-  for (int i = 0; i < 60; ++i) file << words[random() % words.size()] << (i % 10 == 9 ? '\n' : ' ');
+  for (int i = 0; i < 60; ++i) {
+    for (uint32_t n = 2 + random() % 2; n > 0; --n) file << syllables[random() % syllables.size()];
+    file << (i % 10 == 9 ? '\n' : ' ');
+  }
 }
 
 class CorpusAndTinyModel : public ::testing::Test {
  protected:
   void SetUp() override {
     testing::WriteTinyModel(root() / "model", {});
-    std::vector<std::string> code, prose;
-    for (int i = 0; i < 60; ++i) {
-      code.push_back("x" + std::to_string(i * 37 % 91) + "_t<" + std::to_string(i) + ">;");
-      prose.push_back(std::string(1, static_cast<char>('a' + i % 26)) + std::string(1 + i % 5, 'e') + "lo" +
-                      std::to_string(i));
-    }
+    const std::vector<std::string> code{"<int>", "std::", "_t",   "();", "&x",  "{",
+                                        "}",     "->",    "void", "#if", "ptr", "T&&"};
+    const std::vector<std::string> prose{"la", "mo", "ne", "rus", "ti", "ga", "bel", "do", "sha", "win", "er", "oo"};
     for (uint32_t i = 0; i < 120; ++i) {
       WriteWords(root() / "corpus" / ("lib" + std::to_string(i % 5)) / (std::to_string(i) + ".h"), code, i);
       WriteWords(root() / "general" / (std::to_string(i) + ".txt"), prose, 1000 + i);

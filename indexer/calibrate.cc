@@ -73,6 +73,7 @@ Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrela
                                                   " tokens of reference and " + std::to_string(unrelated.size(0)) +
                                                   " of unrelated text; it needs more of both"};
   }
+  const uint32_t dim = std::min<uint32_t>(options.dim, static_cast<uint32_t>(width));
   gate.k = std::min<int32_t>(options.best, static_cast<int32_t>(centroids));
   // Equal numbers of rows of both kinds: the whitening must not belong to the longer text.
   const int64_t rows = std::min(reference.size(0), unrelated.size(0));
@@ -82,14 +83,13 @@ Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrela
         (at::arange(rows, at::kDouble) * (static_cast<double>(t.size(0)) / static_cast<double>(rows))).to(at::kLong));
   };
   const at::Tensor both = at::cat({spread(reference), spread(unrelated)}).contiguous();
-  POINTSMAN_TRY(const KeyTransform transform, FitWhitening(SpanOf(both), static_cast<uint32_t>(width), options.dim));
+  POINTSMAN_TRY(const KeyTransform transform, FitWhitening(SpanOf(both), static_cast<uint32_t>(width), dim));
   const at::Tensor center = unrelated.mean(0);
-  const at::Tensor keys =
-      ProjectKeys(reference, center, TensorOf(transform.projection, {options.dim, width})).contiguous();
+  const at::Tensor keys = ProjectKeys(reference, center, TensorOf(transform.projection, {dim, width})).contiguous();
   POINTSMAN_TRY(const std::vector<float> centers,
-                SphericalKMeans(SpanOf(keys), options.dim, centroids, kKMeansIterations, options.seed));
+                SphericalKMeans(SpanOf(keys), dim, centroids, kKMeansIterations, options.seed));
   gate.keys.hidden = static_cast<uint32_t>(width);
-  gate.keys.dim = options.dim;
+  gate.keys.dim = dim;
   gate.keys.mean = VectorOf(center);
   gate.keys.projection = transform.projection;
   gate.keys.SetKeys(centers);

@@ -1,5 +1,6 @@
 #include "indexer/reference_set.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "indexer/corpus.h"
@@ -50,8 +51,9 @@ Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Doc
     }
   }
   set.hidden = CaptureHidden(model, set.reference, {options.threads, options.on_progress});
+  const uint32_t key_dim = std::min<uint32_t>(options.key_dim, static_cast<uint32_t>(model.config().hidden_size));
   for (const at::Tensor& hidden : set.hidden) {
-    POINTSMAN_TRY(LayerKeys keys, MakeKeys(hidden, options.key_dim));
+    POINTSMAN_TRY(LayerKeys keys, MakeKeys(hidden, key_dim));
     set.keys.push_back(std::move(keys));
   }
   return set;
