@@ -21,7 +21,7 @@ namespace {
 
 // The damage that the gate must stay under while it is calibrated, as a part of the bound: the other half of the
 // unrelated text decides, and it is another sample.
-constexpr double kDamageMargin = 0.5;
+constexpr double kDamageMargin = 0.25;
 
 struct Preset {
   int epochs;
