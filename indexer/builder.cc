@@ -1,9 +1,6 @@
 #include "indexer/builder.h"
 
 #include <algorithm>
-#include <cmath>
-#include <ctime>
-#include <map>
 #include <optional>
 #include <utility>
 

@@ -93,6 +93,11 @@ Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOption
   return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0, 0.5, 0.5}, budgets});
 }
 
+SequenceOptions SequenceOptionsOf(const MoeConfig& config) {
+  const auto& eos = config.eos_token_ids;
+  return {static_cast<uint32_t>(config.max_positions), static_cast<int32_t>(eos.empty() ? 0 : eos.front())};
+}
+
 std::vector<Sequence> MakeSequences(std::span<const Document> documents, SplitRole role,
                                     const SequenceOptions& options) {
   std::vector<uint32_t> lengths;

@@ -13,6 +13,7 @@
 #include "indexer/split.h"
 #include "memory/document.h"
 #include "memory/result.h"
+#include "models/config.h"
 #include "models/tokenizer/tokenizer.h"
 
 namespace pointsman {
@@ -41,6 +42,8 @@ struct SequenceOptions {
   uint32_t context = 256;   // the model's
   int32_t end_of_text = 0;  // precedes the first token of a document
 };
+
+SequenceOptions SequenceOptionsOf(const MoeConfig& config);
 
 // The windows of all documents of one role, in the documents' order, rows numbered. `document` and `group` of a
 // sequence index `documents` and its distinct clusters.

@@ -15,15 +15,6 @@ constexpr const char* kKinds = "kinds";      // MEMORY/kinds/NAME: trained kinds
 constexpr const char* kNote = "kinds.json";  // their build times
 constexpr size_t kEntriesPerWrite = 4096;
 
-std::string NowUtc() {
-  const std::time_t now = std::time(nullptr);
-  std::tm parts{};
-  gmtime_r(&now, &parts);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", &parts);
-  return text;
-}
-
 // Documents that an earlier, interrupted build left and that this one does not have.
 Status DropOtherDocuments(EntryStore& store, const Corpus& corpus) {
   std::set<uint64_t> wanted;
@@ -82,15 +73,13 @@ std::string TransformHash(const OwnedTables& tables) {
   return hash.Hex();
 }
 
+// What only the build knows; Publish fills in kind, digest, generation and time.
 Manifest MakeManifest(const PublishInputs& in, const Candidate& candidate, uint64_t entries) {
   const BuildOptions& options = in.options;
   Manifest manifest;
-  manifest.kind = candidate.tables.kind;
-  manifest.value_kind = candidate.tables.value_kind;
   manifest.fingerprint = in.fingerprint;
   manifest.transform_sha256 = TransformHash(candidate.tables);
   manifest.seed = options.data.seed;
-  manifest.created = NowUtc();
   manifest.reference_documents = CountDocuments(in.corpus.documents, SplitRole::kReference);
   manifest.reference_tokens = CountTokens(in.corpus.documents, SplitRole::kReference);
   manifest.calibration_documents = CountDocuments(in.corpus.documents, SplitRole::kCalibration);
@@ -149,9 +138,7 @@ Status PublishMemory(MemoryWriter& writer, const PublishInputs& in, const std::v
   POINTSMAN_CHECK_OK(store.Sync());
   POINTSMAN_CHECK_OK(KeepOtherKinds(in.options, candidates, chosen));
   const std::shared_ptr<const RoutingTables> tables = MakeTables(candidates[chosen].tables);
-  Manifest manifest = MakeManifest(in, candidates[chosen], entries);
-  manifest.digest = Digest(*tables);
-  return writer.Publish(*tables, std::move(manifest));
+  return writer.Publish(*tables, MakeManifest(in, candidates[chosen], entries));
 }
 
 Result<KeptKinds> LoadKeptKinds(const std::filesystem::path& memory) {

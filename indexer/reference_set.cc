@@ -29,9 +29,7 @@ Status CheckEnough(const ReferenceSet& set, uint32_t key_dim) {
 
 Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Document> documents,
                                       const ReferenceOptions& options) {
-  const SequenceOptions sequence_options{
-      static_cast<uint32_t>(model.config().max_positions),
-      static_cast<int32_t>(model.config().eos_token_ids.empty() ? 0 : model.config().eos_token_ids.front())};
+  const SequenceOptions sequence_options = SequenceOptionsOf(model.config());
   ReferenceSet set;
   set.reference = MakeSequences(documents, SplitRole::kReference, sequence_options);
   set.calibration = MakeSequences(documents, SplitRole::kCalibration, sequence_options);

@@ -50,10 +50,7 @@ Status HookErrors::first() const {
 
 ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role) {
   ScoredText text{std::move(documents), {}};
-  const auto& eos = model.config().eos_token_ids;
-  text.sequences = MakeSequences(
-      text.documents, role,
-      {static_cast<uint32_t>(model.config().max_positions), static_cast<int32_t>(eos.empty() ? 0 : eos.front())});
+  text.sequences = MakeSequences(text.documents, role, SequenceOptionsOf(model.config()));
   return text;
 }
 
