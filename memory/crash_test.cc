@@ -54,6 +54,10 @@ TEST(CrashChild, DISABLED_WritesUntilItIsKilled) {
     last = document.hash;
     return {};
   })));
+  // The last kill may have come between a document and its entry; writing the entry again changes nothing.
+  if (last > 0) {
+    ASSERT_TRUE(IsOk(store.PutEntries(std::vector{MakeEntry(0, last, 0)})));
+  }
   for (uint64_t number = last + 1;; ++number) {
     ASSERT_TRUE(IsOk(store.PutDocument(MakeDocument(number))));
     ASSERT_TRUE(IsOk(store.PutEntries(std::vector{MakeEntry(0, number, 0)})));

@@ -1,10 +1,11 @@
 """Trains the reference model on the token files that prepare.py wrote. Resumable: run it again after an interruption.
 
-    OMP_NUM_THREADS=1 python tools/reference_model/train.py --data build/reference_model --tokens 20500000
+    OMP_NUM_THREADS=1 python tools/reference_model/train.py --data build/reference_model --processes 2
 
 Writes checkpoint.pt (weights, optimiser, position) every --save-every steps and log.jsonl (loss, held-out loss,
-balance, expert load) in --data. One single-threaded process; set MALLOC_MMAP_THRESHOLD_=4294967296 and
-MALLOC_TRIM_THRESHOLD_=8589934592 for glibc to keep its pages (twice as fast here).
+balance, expert load) in --data. Each process is single-threaded and takes its share of every batch; gradients are
+averaged in shared memory. Set MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=8589934592 for glibc to keep its
+pages (twice as fast here).
 """
 
 import argparse
@@ -54,21 +55,27 @@ def held_out_loss(model, tokens, count=12):
     return float(np.mean(losses)), (load / count)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=pathlib.Path, required=True)
-    parser.add_argument("--tokens", type=int, default=20_500_000)
-    parser.add_argument("--save-every", type=int, default=250)
-    args = parser.parse_args()
+def average(tensors, rank, shared, barrier):
+    """Each tensor becomes its mean over the processes, in place. shared is one row of numbers a process."""
+    sizes = [tensor.numel() for tensor in tensors]
+    for tensor, part in zip(tensors, shared[rank].split(sizes)):
+        part.copy_(tensor.view(-1))
+    barrier.wait()
+    for tensor, parts in zip(tensors, shared.split(sizes, dim=1)):
+        torch.mean(parts, 0, out=tensor.view(-1))
+    barrier.wait()
+
+
+def train(rank, args, shared, barrier):
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    train = np.load(args.data / "train.npy", mmap_mode="r")
+    tokens = np.load(args.data / "train.npy", mmap_mode="r")
     heldout = np.load(args.data / "heldout.npy", mmap_mode="r")
     model = Olmoe(Config())
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    plain = [p for p in model.parameters() if p.dim() <= 1]
+    parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}],
+        [{"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.05},
+         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0}],
         betas=(0.9, 0.97),
         fused=True,
     )
@@ -80,24 +87,26 @@ def main():
         optimizer.load_state_dict(state["optimizer"])
         first = state["step"]
         print(f"resumed at step {first} of {total}", flush=True)
-    source, started, recent = batches(train, seed=0), time.time(), []
+    source, started, recent = batches(tokens, seed=0), time.time(), []
     for _ in range(first):
         next(source)
-    log = open(args.data / "log.jsonl", "a")
     for step in range(first, total):
-        rows = torch.from_numpy(next(source))
+        rows = torch.from_numpy(next(source)[rank :: args.processes])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total)
         loss = model(rows[:, :-1], rows[:, 1:])
         (loss + BALANCE_WEIGHT * model.balance()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        seen = torch.stack([loss.detach(), model.balance().detach()])
+        if args.processes > 1:
+            average([p.grad for p in parameters] + [seen], rank, shared, barrier)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        recent.append(loss.item())
+        recent.append(seen[0].item())
         done = step + 1
-        if done % 50 == 0 or done == total:
+        if rank == 0 and (done % 50 == 0 or done == total):
             line = {"step": done, "tokens": done * BATCH * CONTEXT, "loss": float(np.mean(recent)),
-                    "balance": model.balance().item(), "tokens_per_s": len(recent) * BATCH * CONTEXT / (time.time() - started)}
+                    "balance": seen[1].item(), "tokens_per_s": len(recent) * BATCH * CONTEXT / (time.time() - started)}
             if done % args.save_every == 0 or done == total:
                 line["held_out"], load = held_out_loss(model, heldout)
                 line["load_min"], line["load_max"] = load.min().item(), load.max().item()
@@ -106,9 +115,22 @@ def main():
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 os.replace(checkpoint.with_suffix(".tmp"), checkpoint)
-            print(json.dumps(line), file=log, flush=True)
+            with open(args.data / "log.jsonl", "a") as log:
+                print(json.dumps(line), file=log)
             print(line, flush=True)
             recent, started = [], time.time()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--tokens", type=int, default=20_500_000)
+    parser.add_argument("--processes", type=int, default=1, choices=[1, 2, 4, 8, 16])
+    parser.add_argument("--save-every", type=int, default=250)
+    args = parser.parse_args()
+    shared = torch.zeros(args.processes, sum(p.numel() for p in Olmoe(Config()).parameters()) + 2).share_memory_()
+    barrier = torch.multiprocessing.get_context("spawn").Barrier(args.processes)
+    torch.multiprocessing.spawn(train, (args, shared, barrier), nprocs=args.processes)
 
 
 if __name__ == "__main__":
