@@ -88,5 +88,6 @@ function(pointsman_test name)
   target_compile_definitions(${name}_test PRIVATE
     POINTSMAN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" POINTSMAN_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
-  gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST PROPERTIES TIMEOUT 300)
+  gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
+    PROPERTIES TIMEOUT 300 ENVIRONMENT OPENBLAS_NUM_THREADS=1)  # as TuneRuntime() has it
 endfunction()

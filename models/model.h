@@ -51,7 +51,8 @@ class MoeModel {
   virtual KvCache NewCache(int64_t batch) const = 0;
 };
 
-// Tells glibc to keep freed pages: call once, first thing in main(), in a process that runs models.
-void TuneAllocator();
+// Tells glibc to keep freed pages and OpenBLAS to use the caller's thread: call once, first thing in main(), in a
+// process that runs models.
+void TuneRuntime();
 
 }  // namespace pointsman

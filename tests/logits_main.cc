@@ -36,7 +36,7 @@ std::vector<std::vector<int32_t>> ReadSequences(const std::string& path) {
 }
 
 int Main(const std::string& directory, const std::string& ids_path, const std::string& logits_path, int greedy) {
-  TuneAllocator();
+  TuneRuntime();
   const at::NoGradGuard no_grad;
   auto model = MoeModel::Load(directory);
   if (!model.ok()) return Fail(model.error().message);

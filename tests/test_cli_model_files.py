@@ -50,6 +50,20 @@ def test_a_flipped_bit_in_the_structure_is_named(pointsman, model_copy, name):
     fails(generate(pointsman, model_copy), 1, name)
 
 
+@pytest.mark.parametrize("kind", ["embed_tokens", "q_proj", "down_proj", "mlp.gate", "norm"])
+def test_a_weight_that_is_not_a_number_is_named(pointsman, model_copy, kind):
+    path = model_copy / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.loads(content[8 : 8 + length])
+    name = next(name for name in header if kind in name)
+    assert header[name]["dtype"] == "F32"
+    at = 8 + length + header[name]["data_offsets"][0]
+    content[at : at + 4] = struct.pack("<f", float("nan"))
+    path.write_bytes(content)
+    assert name in fails(generate(pointsman, model_copy), 1)
+
+
 @pytest.mark.parametrize("field, value", [("num_experts", 1 << 40), ("hidden_size", -1), ("num_hidden_layers", 0),
                                           ("num_experts_per_tok", 9), ("vocab_size", 1 << 50)])
 def test_absurd_sizes_in_the_configuration_are_refused(pointsman, model_copy, field, value):

@@ -159,7 +159,7 @@ int Main(int argc, char** argv) {
 }  // namespace pointsman
 
 int main(int argc, char** argv) {
-  pointsman::TuneAllocator();  // before anything is allocated: freed pages are kept
+  pointsman::TuneRuntime();  // before anything is allocated: freed pages are kept
   try {
     return pointsman::Main(argc, argv);
   } catch (const std::exception& error) {  // of a library, past its module: a defect of ours

@@ -17,11 +17,8 @@ class WeightReader {
   void ReadInto(const std::string& name, at::Tensor target) {
     if (!status_.ok()) return;
     auto view = files_.Get(name, target.sizes().vec());
-    if (view.ok()) {
-      status_ = WidenToFloat(view.value(), std::span(target.data_ptr<float>(), target.numel()));
-    } else {
-      status_ = view.error();
-    }
+    status_ = view.ok() ? CheckFinite(name, view.value()) : Status(view.error());
+    if (status_.ok()) status_ = WidenToFloat(view.value(), std::span(target.data_ptr<float>(), target.numel()));
   }
 
   at::Tensor Read(const std::string& name, at::IntArrayRef shape) {
