@@ -131,6 +131,35 @@ TEST_F(CorpusAndTinyModel, EvalScoresEveryVariantOnTheSameText) {
   }
 }
 
+TEST_F(CorpusAndTinyModel, ATestCorpusGivesUpWhatTheMemoryWasMadeOf) {
+  const BuildOptions options = Options("memory");
+  ASSERT_TRUE(BuildMemory(options).ok());
+  EvalOptions eval = EvalOf(options);
+  eval.variants = {"memory"};
+  eval.test_corpus = {(root() / "other").string()};
+  for (uint32_t i = 0; i < 40; ++i) {
+    WriteWords(root() / "other" / (std::to_string(i) + ".h"), {"<int>", "std::", "_t", "();", "ptr"}, 5000 + i);
+  }
+  const auto alone = Evaluate(eval);
+  ASSERT_TRUE(alone.ok()) << alone.error().message;
+  // The same files again, and beside them every file of the corpus with one more line: near, not equal.
+  for (uint32_t i = 0; i < 120; ++i) {
+    const std::string name = std::to_string(i) + ".h";
+    const auto copy = root() / "other" / "copies" / name;
+    std::filesystem::create_directories(copy.parent_path());
+    std::filesystem::copy_file(root() / "corpus" / ("lib" + std::to_string(i % 5)) / name, copy);
+    std::ofstream(copy, std::ios::app) << "one more line\n";
+  }
+  const auto beside = Evaluate(eval);
+  ASSERT_TRUE(beside.ok()) << beside.error().message;
+  const auto& notes = beside.value().notes;
+  const auto about_copies = [](const std::string& note) { return note.find("near-duplicates") != std::string::npos; };
+  ASSERT_TRUE(std::any_of(notes.begin(), notes.end(), about_copies));
+  const std::string note = *std::find_if(notes.begin(), notes.end(), about_copies);
+  const uint64_t made_of = alone.value().reference_documents;
+  EXPECT_GE(std::stoull(note), made_of) << note;  // the calibration documents' copies too
+}
+
 TEST_F(CorpusAndTinyModel, EvalWithoutAMemoryUsesTheSplitOfBuild) {
   const BuildOptions build = Options("memory");
   const auto built = BuildMemory(build);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <unordered_map>
 #include <utility>
 
@@ -51,15 +52,44 @@ Document MakeDocument(const Tokenizer& tokenizer, const RawDocument& raw, uint64
   return document;
 }
 
-Result<Corpus> Prepare(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split) {
+// Clusters of `documents` and `known` together; documents that share one with a known text are removed and counted.
+std::vector<uint64_t> ClustersWithout(const Tokenizer& tokenizer, std::span<const Document> known,
+                                      std::vector<RawDocument>& documents, uint64_t* removed) {
+  const size_t count = documents.size();
+  for (const Document& d : known) {
+    RawDocument raw;
+    raw.name = d.source.substr(0, d.source.find('#'));
+    raw.text = tokenizer.Decode(d.tokens, /*skip_special=*/true);
+    raw.hash = d.hash;
+    documents.push_back(std::move(raw));
+  }
+  const std::vector<uint64_t> all = ClusterNearDuplicates(documents);
+  const std::set<uint64_t> taken(all.begin() + static_cast<ptrdiff_t>(count), all.end());
+  documents.resize(count);
+  std::vector<uint64_t> clusters;
+  std::vector<RawDocument> kept;
+  for (size_t i = 0; i < count; ++i) {
+    if (taken.contains(all[i])) continue;
+    clusters.push_back(all[i]);
+    kept.push_back(std::move(documents[i]));
+  }
+  *removed = count - kept.size();
+  documents = std::move(kept);
+  return clusters;
+}
+
+Result<Corpus> Prepare(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split,
+                       std::span<const Document> known = {}) {
   POINTSMAN_TRY(IngestResult ingested, Ingest(ingest));
-  const std::vector<uint64_t> clusters = ClusterNearDuplicates(ingested.documents);
+  uint64_t known_left = 0;
+  const std::vector<uint64_t> clusters = ClustersWithout(tokenizer, known, ingested.documents, &known_left);
   LazyTokens tokens(tokenizer, ingested.documents);
   POINTSMAN_TRY(const std::vector<SelectedDocument> selected,
                 SelectDocuments(ingested.documents, clusters, split,
                                 [&](size_t index) -> Result<uint64_t> { return tokens.Of(index).size(); }));
   Corpus corpus;
   corpus.report = std::move(ingested.report);
+  corpus.known_left = known_left;
   for (const SelectedDocument& s : selected) {
     const std::span<const int32_t> all = tokens.Of(s.index);
     corpus.documents.push_back(
@@ -81,8 +111,8 @@ Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& in
 }
 
 Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,
-                                 uint64_t seed) {
-  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0, 0, 1}, budgets});
+                                 uint64_t seed, std::span<const Document> known) {
+  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0, 0, 1}, budgets}, known);
 }
 
 Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,

@@ -21,7 +21,8 @@ namespace pointsman {
 struct Corpus {
   std::vector<Document> documents;  // with tokens; ordered by logical shard, then hash: the same for any thread count
   IngestReport report;
-  uint64_t clusters = 0;  // of near-duplicates, over everything that was ingested
+  uint64_t clusters = 0;    // of near-duplicates, over everything that was ingested
+  uint64_t known_left = 0;  // near-duplicates of known text that were left out
 };
 
 // Documents are processed in this many logical shards (hash % kLogicalShards): the unit of order and of resume.
@@ -30,9 +31,10 @@ inline constexpr uint64_t kLogicalShards = 64;
 // Ingests, clusters near-duplicates, splits by cluster and tokenises what the budgets take.
 Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split);
 
-// Everything is of one role (a test corpus).
+// A test corpus: every document is kTest, but for those that are near-duplicates of one of `known` (what the memory was
+// made from), which are left out and counted: a memory would recognise them.
 Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,
-                                 uint64_t seed);
+                                 uint64_t seed, std::span<const Document> known = {});
 
 // Unrelated text: half of the clusters calibrates the gate (kCalibration), half measures damage (kTest).
 Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,

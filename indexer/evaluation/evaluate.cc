@@ -152,20 +152,23 @@ class Evaluation {
     SplitBudgets budgets;
     budgets.test_tokens = options_.data.max_test_tokens;
     budgets.max_tokens_per_document = options_.data.max_tokens_per_document;
+    std::vector<Document> known;
+    for (const Document& d : documents_) {
+      if (d.role != SplitRole::kTest) known.push_back(d);
+    }
     POINTSMAN_TRY(Corpus corpus, PrepareTestCorpus(model_.tokenizer(), IngestOf(options_.data, options_.test_corpus),
-                                                   budgets, options_.data.seed));
+                                                   budgets, options_.data.seed, known));
     Say(options_.data, "test corpus: " + corpus.report.Summary());
     test = std::move(corpus.documents);
-    // Leakage: a test document that is also reference text would be recognised, not understood.
-    std::set<std::string> reference;
-    for (const Document& d : documents_) {
-      if (d.role != SplitRole::kTest) reference.insert(d.sha256);
-    }
-    const size_t before = test.size();
-    std::erase_if(test, [&](const Document& d) { return reference.contains(d.sha256); });
-    if (test.size() < before) {
-      notes_.push_back(std::to_string(before - test.size()) +
-                       " test documents are also reference or calibration documents and were left out");
+    // Without stored text (--no-text) only identical documents are known.
+    std::set<std::string> identical;
+    for (const Document& d : known) identical.insert(d.sha256);
+    const uint64_t left =
+        corpus.known_left + std::erase_if(test, [&](const Document& d) { return identical.contains(d.sha256); });
+    if (left > 0) {
+      notes_.push_back(std::to_string(left) +
+                       " documents of the test corpus are near-duplicates of reference or calibration documents and "
+                       "were left out");
     }
     return {};
   }

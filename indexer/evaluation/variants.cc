@@ -56,12 +56,18 @@ Result<VariantRun> VariantMaker::Score(const std::string& name, const MoeModel& 
 
 Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables,
                                            double build_s) {
+  if (tables == in_.memory && memory_run_) {  // `memory` and the kind that it is of: the same tables
+    VariantRun run = *memory_run_;
+    run.name = name;
+    return run;
+  }
   const auto errors = std::make_shared<HookErrors>();
   POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, TableHooks(tables, errors), errors));
   if (build_s > 0) run.build_s = build_s;
   if (in_.reference) {
     run.bytes_per_token = static_cast<double>(TableBytes(*tables)) / static_cast<double>(in_.reference->tokens());
   }
+  if (tables == in_.memory) memory_run_ = run;
   return run;
 }
 

@@ -55,7 +55,8 @@ class VariantMaker {
   }
 
   VariantInputs in_;
-  std::optional<Candidate> knn_;  // shared by knn and knn+gate
+  std::optional<Candidate> knn_;          // shared by knn and knn+gate
+  std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };
 
 }  // namespace pointsman
