@@ -98,7 +98,9 @@ ScanBenchRun BenchScan(const ScanBenchSpec& spec) {
   const std::vector<float> queries = RandomUnitRows(spec.batch, spec.dim, &random);
   std::vector<int8_t> codes(keys.size());
   std::vector<float> scales(spec.keys);
+  const auto build = std::chrono::steady_clock::now();
   QuantizeRows(keys, spec.dim, codes, scales);
+  const double build_s = SecondsSince(build);
   const KeyIndexView view{spec.dim, spec.dim, spec.keys, {}, {}, codes, scales};
   std::vector<Neighbour> found(size_t{spec.batch} * spec.k);
   const std::vector<uint64_t> words = StreamBuffer();
@@ -122,6 +124,7 @@ ScanBenchRun BenchScan(const ScanBenchSpec& spec) {
   const double gigabytes = run.bytes_per_key * static_cast<double>(spec.keys) / 1e9;
   run.gb_s = gigabytes / run.seconds_per_call;
   run.bandwidth_ratio = run.seconds_per_call / (gigabytes / run.bandwidth_gb_s);
+  run.build_s = build_s;
   run.recall = Recall(spec, keys, queries, found);
   return run;
 }

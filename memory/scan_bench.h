@@ -31,6 +31,7 @@ struct ScanBenchRun {
   double gb_s = 0;             // index bytes over the time of a call
   double bandwidth_ratio = 0;  // time of a call over index bytes / bandwidth; the goal at batch 1 is 1.3
   double recall = 0;           // of the k, against fp32 keys
+  double build_s = 0;          // quantising the keys
 };
 
 // Random unit keys and queries, no projection. Streaming reads and calls take turns, so that both see the same machine

@@ -27,6 +27,7 @@ Result<Output> RunBenchScan(const Settings& settings) {
                                      {"threads", 1},
                                      {"batch", run.spec.batch},
                                      {"recall_at_16", run.recall},
+                                     {"build_s", run.build_s},
                                      {"queries_per_s", run.queries_per_s},
                                      {"bytes_per_key", run.bytes_per_key},
                                      {"gb_s", run.gb_s},

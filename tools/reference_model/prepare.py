@@ -107,6 +107,9 @@ def main():
     parser.epilog = "packages: " + " ".join(PACKAGES)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
+    missing = [package for package in PACKAGES if not version_of(package)]
+    if missing:
+        parser.error(f"these packages are not installed: {' '.join(missing)}; install them with apt")
     args.out.mkdir(parents=True, exist_ok=True)
 
     train, heldout, sources, seen = [], [], {}, set()
