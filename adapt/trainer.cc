@@ -10,13 +10,10 @@
 
 #include "adapt/adam.h"
 #include "adapt/parallel.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
-
-double Seconds(std::chrono::steady_clock::time_point since) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - since).count();
-}
 
 struct ShardResult {
   double loss_sum = 0;  // nats over counted targets
@@ -61,7 +58,7 @@ class Loop {
       const auto started = std::chrono::steady_clock::now();
       const double train = Epoch(epoch);
       const double held_out = HeldOut();
-      Note(report, {epoch, train, held_out, Seconds(started)});
+      Note(report, {epoch, train, held_out, SecondsSince(started)});
       worse = held_out < report.best_nll ? 0 : worse + 1;
       if (worse == 0) {
         report.best_nll = held_out;

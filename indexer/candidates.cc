@@ -10,13 +10,10 @@
 
 #include "adapt/tensors.h"
 #include "adapt/token_values.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
-
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options) {
   TrainOptions train;

@@ -8,16 +8,14 @@
 #include <span>
 #include <vector>
 
+#include "memory/stopwatch.h"
+
 namespace pointsman {
 namespace {
 
 constexpr size_t kStreamBytes = 256 << 20;  // several times the last-level cache of a large server's core complex
 constexpr int kStreamPasses = 5;
 constexpr size_t kMinCalls = 5;
-
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // Sums every word in eight independent chains: as fast as the loads.
 uint64_t ReadAll(std::span<const uint64_t> words) {

@@ -8,6 +8,7 @@
 #include "adapt/token_values.h"
 #include "indexer/builder.h"
 #include "indexer/evaluation/controls.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -22,10 +23,6 @@ std::string Formatted(const char* format, double a, double b) {
   char text[160];
   std::snprintf(text, sizeof text, format, a, b);
   return text;
-}
-
-double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
