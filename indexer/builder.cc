@@ -114,6 +114,9 @@ class Builder {
  private:
   Result<Candidate> MakeCandidate(const std::string& name, const Preset& preset);
   Status CalibrateGate(std::vector<Candidate>& candidates);
+  // The scores of `text` with the candidate's memory, given that the gate opens for the sequences `opened` only.
+  Result<std::vector<SequenceScore>> ScoreOpened(const Candidate& candidate, const ScoredText& text,
+                                                 std::span<const size_t> opened, std::span<const SequenceScore> frozen);
   Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& test, const ScoredText& unrelated);
   Result<size_t> Choose(std::vector<Candidate>& candidates);
   Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
@@ -171,7 +174,10 @@ Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredT
                       options);
 }
 
-// Tightens the ramp until every candidate's damage on the calibration half of the unrelated text is under its bound.
+// The most open ramp whose damage on the calibration half of the unrelated text stays under the margin, for each
+// candidate by bisection of the ladder (damage falls with openness). A sequence for which the gate never opens keeps
+// the frozen model's losses, which its bits would give again. If even the tightest ramp does damage, the verdict says
+// so.
 Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
   GateOptions gate_options;
@@ -179,30 +185,54 @@ Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   const at::Tensor unrelated_hidden = CaptureHidden(model_, unrelated.sequences, {options_.data.threads, {}}).front();
   POINTSMAN_TRY(OwnedGate gate, MakeGate(set_.hidden.front(), unrelated_hidden, gate_options));
   const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
-  ScorerOptions scorer;
-  scorer.threads = options_.data.threads;
-  const ScoredText nothing;
-  POINTSMAN_TRY(const VariantRun frozen, ScoreVariant("frozen", model_, {}, nullptr, nothing, unrelated, scorer));
+  const std::vector<GateQuantiles> ladder = GateLadder(samples, gate);
+  const ScoreOptions scoring{options_.data.threads, 8, {}};
+  const std::vector<SequenceScore> frozen = ScoreSequences(model_, unrelated.sequences, {}, scoring);
+  const std::vector<DocumentNll> frozen_sums = SumByDocument(unrelated, frozen);
   for (Candidate& candidate : candidates) {
-    for (const GateQuantiles& quantiles : GateLadder()) {
-      SetRamp(samples, quantiles, gate);
+    size_t first_good = 0;
+    for (size_t end = ladder.size(); first_good < end;) {
+      const size_t rung = (first_good + end) / 2;
+      SetRamp(samples, ladder[rung], gate);
       candidate.tables.gate = gate;
-      POINTSMAN_TRY(const VariantRun run, ScoreGated(candidate, nothing, unrelated));
-      POINTSMAN_TRY(const auto differences, PairedDifferences(run.unrelated, frozen.unrelated));
+      POINTSMAN_TRY(const auto scores,
+                    ScoreOpened(candidate, unrelated, OpenSequences(samples.unrelated, gate), frozen));
+      POINTSMAN_TRY(const auto differences, PairedDifferences(SumByDocument(unrelated, scores), frozen_sums));
       const Estimate damage = EstimateDifference(differences, {options_.data.seed});
+      const TouchCounts touched = CountTouches(unrelated, scores);
       char line[200];
       std::snprintf(line, sizeof line,
-                    "gate for %s: lo %.3f (%.1f %% of unrelated text), hi %.3f (%.0f %% of reference): damage %+.5f "
+                    "gate for %s: lo %.3f (%.2f %% of unrelated text), hi %.3f (%.0f %% of reference): damage %+.5f "
                     "nats, 95 %% below %+.5f, %.1f %% of tokens untouched",
-                    candidate.name.c_str(), gate.lo, 100 * quantiles.unrelated, gate.hi, 100 * quantiles.related,
+                    candidate.name.c_str(), gate.lo, 100 * ladder[rung].unrelated, gate.hi, 100 * ladder[rung].related,
                     damage.mean, damage.ci95.high,
-                    100.0 * static_cast<double>(run.touched->untouched_tokens) /
-                        static_cast<double>(std::max<uint64_t>(1, run.touched->tokens)));
+                    100.0 * static_cast<double>(touched.untouched_tokens) /
+                        static_cast<double>(std::max<uint64_t>(1, touched.tokens)));
       Say(line);
-      if (damage.ci95.high < kDamageMargin * options_.damage_bound) break;
+      if (damage.ci95.high < kDamageMargin * options_.damage_bound) {
+        end = rung;
+      } else {
+        first_good = rung + 1;
+      }
     }
+    SetRamp(samples, ladder[std::min(first_good, ladder.size() - 1)], gate);
+    candidate.tables.gate = gate;
   }
   return {};
+}
+
+Result<std::vector<SequenceScore>> Builder::ScoreOpened(const Candidate& candidate, const ScoredText& text,
+                                                        std::span<const size_t> opened,
+                                                        std::span<const SequenceScore> frozen) {
+  std::vector<Sequence> sequences;
+  for (size_t i : opened) sequences.push_back(text.sequences[i]);
+  const auto errors = std::make_shared<HookErrors>();
+  const auto scores = ScoreSequences(model_, sequences, TableHooks(MakeTables(candidate.tables), errors),
+                                     {options_.data.threads, 8, {}});
+  POINTSMAN_CHECK_OK(errors->first());
+  std::vector<SequenceScore> all(frozen.begin(), frozen.end());
+  for (size_t i = 0; i < opened.size(); ++i) all[opened[i]] = scores[i];
+  return all;
 }
 
 // Gain per byte on the calibration split, under the gate (design.md 5).

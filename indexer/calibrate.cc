@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
+#include <utility>
 
 #include "adapt/entry_values.h"
 #include "adapt/tensors.h"
@@ -53,13 +53,15 @@ std::vector<std::vector<float>> Similarities(const MoeModel& model, const OwnedG
   return result;
 }
 
-}  // namespace
-
-std::span<const GateQuantiles> GateLadder() {
-  static constexpr std::array<GateQuantiles, 6> kLadder{
-      {{0.95, 0.10}, {0.95, 0.25}, {0.99, 0.25}, {0.995, 0.5}, {0.999, 0.5}, {1.0, 0.75}}};
-  return kLadder;
+// Mean G over all tokens.
+double Openness(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate) {
+  const std::vector<double> means = RunningMeans(sequences, gate, 0);
+  double sum = 0;
+  for (double m : means) sum += std::clamp((m - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
+  return means.empty() ? 0 : sum / static_cast<double>(means.size());
 }
+
+}  // namespace
 
 Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrelated, const GateOptions& options) {
   OwnedGate gate;
@@ -113,6 +115,44 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
   gate.lo = low.empty() ? gate.prior : static_cast<float>(Quantile(low, quantiles.unrelated));
   gate.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
   gate.hi = std::max(gate.hi, gate.lo + kMinRamp);
+}
+
+std::vector<GateQuantiles> GateLadder(const GateSamples& samples, OwnedGate gate) {
+  struct Rung {
+    GateQuantiles quantiles;
+    double related = 0, unrelated = 0;  // mean G
+  };
+  std::vector<Rung> rungs;
+  for (double unrelated : {0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0}) {
+    for (double related : {0.0, 0.10, 0.25, 0.50, 0.75}) {  // 0: the steepest ramp
+      Rung rung{{unrelated, related}};
+      SetRamp(samples, rung.quantiles, gate);
+      rung.related = Openness(samples.related, gate);
+      rung.unrelated = Openness(samples.unrelated, gate);
+      rungs.push_back(rung);
+    }
+  }
+  std::stable_sort(rungs.begin(), rungs.end(), [](const Rung& a, const Rung& b) {
+    return std::pair(a.unrelated, -a.related) < std::pair(b.unrelated, -b.related);
+  });
+  std::vector<GateQuantiles> ladder;
+  double most = -1;
+  for (const Rung& rung : rungs) {
+    if (rung.related <= most) continue;
+    most = rung.related;
+    ladder.push_back(rung.quantiles);
+  }
+  std::reverse(ladder.begin(), ladder.end());
+  return ladder;
+}
+
+std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
+  std::vector<size_t> open;
+  for (size_t i = 0; i < similarities.size(); ++i) {
+    const std::vector<double> means = RunningMeans({similarities[i]}, gate, 0);
+    if (std::any_of(means.begin(), means.end(), [&](double m) { return m > gate.lo; })) open.push_back(i);
+  }
+  return open;
 }
 
 }  // namespace pointsman

@@ -5,6 +5,7 @@
 // changed routing. So the centroids are made once, and tightening moves only lo and hi.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -31,24 +32,30 @@ struct GateSamples {
   std::vector<std::vector<float>> unrelated;  // general text
 };
 
-// From loose to tight: quantiles of the running mean m_t on unrelated text (lo) and on held-out reference text (hi).
+// A ramp, as quantiles of the running mean m_t on unrelated text (lo) and on held-out reference text (hi).
 struct GateQuantiles {
-  double unrelated = 0.95;
-  double related = 0.10;
+  double unrelated = 0.99;
+  double related = 0.25;
 };
-std::span<const GateQuantiles> GateLadder();
 
 // A gate with centroids, prior and n0; lo and hi are still to be set (SetRamp). reference and unrelated are layer 0's
 // router inputs, [N, H] each.
 //
 // Its keys are not the memory's: they are centered on unrelated text and whitened over both kinds of text. Unrelated
 // text then points anywhere, and reference text away from it, so that the cosine to the reference centroids tells the
-// two apart (docs/decisions/002-gate-keys.md). Text of a third kind points anywhere too: the gate stays shut for it.
+// two apart (docs/decisions/001-gate-keys.md). Text of a third kind points anywhere too: the gate stays shut for it.
 Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrelated, const GateOptions& options);
 GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<const Sequence> related,
                        std::span<const Sequence> unrelated, int threads);
 // Sets prior, lo and hi from the samples. The ramp is at least kMinRamp wide.
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate);
-inline constexpr float kMinRamp = 0.01f;
+inline constexpr float kMinRamp = 0.002f;
+
+// Ramps worth trying, from the most open to the most shut: of a grid of quantiles those that no other ramp beats, in
+// opening more on related text and less on unrelated text. Costs no forward pass.
+std::vector<GateQuantiles> GateLadder(const GateSamples& samples, OwnedGate gate);
+
+// The sequences (of samples.related or samples.unrelated) for which the gate opens at any token.
+std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate);
 
 }  // namespace pointsman

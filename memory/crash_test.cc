@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -80,6 +81,7 @@ class CrashTest : public ::testing::Test {
   pid_t StartChild() {
     const pid_t pid = fork();
     if (pid != 0) return pid;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);  // a test that is killed leaves no writer behind
     setenv(kChildVariable, directory_.path().c_str(), 1);
     const int null = open("/dev/null", O_WRONLY);
     dup2(null, STDOUT_FILENO);

@@ -51,9 +51,9 @@ Result<std::unique_ptr<MoeModel>> MoeModel::Load(const std::filesystem::path& di
 }
 
 void TuneRuntime() {
-  // Our threads each run their own products. OpenBLAS would split every small product over threads of its own, which
-  // wait for each other in sched_yield: measured, training took 1.6 times as long on quiet cores and 3.2 times on busy
-  // ones.
+  // Our threads each run their own products. OpenBLAS (linked for FAISS, and found first by LibTorch's calls too) would
+  // split every small product over threads of its own that wait in sched_yield: one training of 32,000 tokens on two
+  // busy cores took 77 s, and 24 s without them.
   openblas_set_num_threads(1);
   // Activations of one step are freed and allocated again; by default glibc maps each block anew and zeroes its pages,
   // which cost half of a training step (measured with 16 windows of 256 tokens).

@@ -227,7 +227,7 @@ class Evaluation {
                   MakeGate(reference_->hidden.front(), unrelated, GateOptions{.seed = options_.data.seed}));
     const GateSamples samples =
         SampleGate(model_, inputs.gate, reference_->calibration, anchor.sequences, options_.data.threads);
-    SetRamp(samples, GateLadder()[2], inputs.gate);  // without a memory nothing is tightened by measurement
+    SetRamp(samples, GateQuantiles{}, inputs.gate);  // without a memory nothing is tightened by measurement
     return {};
   }
 
