@@ -175,9 +175,8 @@ Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredT
 }
 
 // The most open ramp whose damage on the calibration half of the unrelated text stays under the margin, for each
-// candidate by bisection of the ladder (damage falls with openness). A sequence for which the gate never opens keeps
-// the frozen model's losses, which its bits would give again. If even the tightest ramp does damage, the verdict says
-// so.
+// candidate. A sequence for which the gate never opens keeps the frozen model's losses, which its bits would give
+// again. If even the tightest ramp does damage, the verdict says so.
 Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
   GateOptions gate_options;
@@ -185,38 +184,33 @@ Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   const at::Tensor unrelated_hidden = CaptureHidden(model_, unrelated.sequences, {options_.data.threads, {}}).front();
   POINTSMAN_TRY(OwnedGate gate, MakeGate(set_.hidden.front(), unrelated_hidden, gate_options));
   const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
-  const std::vector<GateQuantiles> ladder = GateLadder(samples, gate);
-  const ScoreOptions scoring{options_.data.threads, 8, {}};
-  const std::vector<SequenceScore> frozen = ScoreSequences(model_, unrelated.sequences, {}, scoring);
+  const std::vector<SequenceScore> frozen =
+      ScoreSequences(model_, unrelated.sequences, {}, {options_.data.threads, 8, {}});
   const std::vector<DocumentNll> frozen_sums = SumByDocument(unrelated, frozen);
   for (Candidate& candidate : candidates) {
-    size_t first_good = 0;
-    for (size_t end = ladder.size(); first_good < end;) {
-      const size_t rung = (first_good + end) / 2;
-      SetRamp(samples, ladder[rung], gate);
-      candidate.tables.gate = gate;
-      POINTSMAN_TRY(const auto scores,
-                    ScoreOpened(candidate, unrelated, OpenSequences(samples.unrelated, gate), frozen));
+    const auto harmless = [&](const OwnedGate& tried, const GateQuantiles& quantiles) -> Result<bool> {
+      candidate.tables.gate = tried;
+      const std::vector<size_t> opened = OpenSequences(samples.unrelated, tried);
+      POINTSMAN_TRY(const auto scores, ScoreOpened(candidate, unrelated, opened, frozen));
       POINTSMAN_TRY(const auto differences, PairedDifferences(SumByDocument(unrelated, scores), frozen_sums));
       const Estimate damage = EstimateDifference(differences, {options_.data.seed});
-      const TouchCounts touched = CountTouches(unrelated, scores);
+      const bool good = damage.ci95.high < kDamageMargin * options_.damage_bound;
       char line[200];
       std::snprintf(line, sizeof line,
                     "gate for %s: lo %.3f (%.2f %% of unrelated text), hi %.3f (%.0f %% of reference): damage %+.5f "
-                    "nats, 95 %% below %+.5f, %.1f %% of tokens untouched",
-                    candidate.name.c_str(), gate.lo, 100 * ladder[rung].unrelated, gate.hi, 100 * ladder[rung].related,
-                    damage.mean, damage.ci95.high,
-                    100.0 * static_cast<double>(touched.untouched_tokens) /
-                        static_cast<double>(std::max<uint64_t>(1, touched.tokens)));
+                    "nats, 95 %% below %+.5f: %s",
+                    candidate.name.c_str(), tried.lo, 100 * quantiles.unrelated, tried.hi, 100 * quantiles.related,
+                    damage.mean, damage.ci95.high, good ? "good" : "too much");
       Say(line);
-      if (damage.ci95.high < kDamageMargin * options_.damage_bound) {
-        end = rung;
-      } else {
-        first_good = rung + 1;
-      }
-    }
-    SetRamp(samples, ladder[std::min(first_good, ladder.size() - 1)], gate);
+      return good;
+    };
+    POINTSMAN_TRY(const auto chosen, SetMostOpenRamp(samples, harmless, gate));
     candidate.tables.gate = gate;
+    char line[160];
+    std::snprintf(line, sizeof line, "gate for %s: lo %.3f, hi %.3f, open %.0f %% on reference text%s",
+                  candidate.name.c_str(), gate.lo, gate.hi, 100 * Openness(samples.related, gate),
+                  chosen ? "" : "; even this one does damage");
+    Say(line);
   }
   return {};
 }

@@ -3,8 +3,8 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
-#include <utility>
 
 #include "adapt/entry_values.h"
 #include "adapt/tensors.h"
@@ -51,14 +51,6 @@ std::vector<std::vector<float>> Similarities(const MoeModel& model, const OwnedG
     result.push_back(std::move(means));
   }
   return result;
-}
-
-// Mean G over all tokens.
-double Openness(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate) {
-  const std::vector<double> means = RunningMeans(sequences, gate, 0);
-  double sum = 0;
-  for (double m : means) sum += std::clamp((m - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
-  return means.empty() ? 0 : sum / static_cast<double>(means.size());
 }
 
 }  // namespace
@@ -117,33 +109,40 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
   gate.hi = std::max(gate.hi, gate.lo + kMinRamp);
 }
 
-std::vector<GateQuantiles> GateLadder(const GateSamples& samples, OwnedGate gate) {
-  struct Rung {
-    GateQuantiles quantiles;
-    double related = 0, unrelated = 0;  // mean G
-  };
-  std::vector<Rung> rungs;
-  for (double unrelated : {0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0}) {
-    for (double related : {0.0, 0.10, 0.25, 0.50, 0.75}) {  // 0: the steepest ramp
-      Rung rung{{unrelated, related}};
-      SetRamp(samples, rung.quantiles, gate);
-      rung.related = Openness(samples.related, gate);
-      rung.unrelated = Openness(samples.unrelated, gate);
-      rungs.push_back(rung);
+double Openness(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
+  const std::vector<double> means = RunningMeans(similarities, gate, 0);
+  double sum = 0;
+  for (double m : means) sum += std::clamp((m - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
+  return means.empty() ? 0 : sum / static_cast<double>(means.size());
+}
+
+Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples, const HarmlessRamp& harmless,
+                                                     OwnedGate& gate) {
+  // From .98: other unrelated text opens the gate more often, and 95 % of its tokens are to stay untouched.
+  constexpr std::array kUnrelated{0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0};
+  constexpr std::array kRelated{0.0, 0.25, 0.50, 0.75, 0.90};  // 0: the steepest ramp
+  std::optional<GateQuantiles> best;
+  double most = -1;
+  size_t accepted =
+      kUnrelated.size();  // the loosest `lo` that was accepted so far; a softer ramp is accepted there too
+  for (double related : kRelated) {
+    for (size_t first = 0; first < accepted;) {
+      const size_t middle = (first + accepted) / 2;
+      const GateQuantiles quantiles{kUnrelated[middle], related};
+      SetRamp(samples, quantiles, gate);
+      POINTSMAN_TRY(const bool good, harmless(gate, quantiles));
+      (good ? accepted : first) = good ? middle : middle + 1;
+    }
+    if (accepted == kUnrelated.size()) continue;
+    const GateQuantiles quantiles{kUnrelated[accepted], related};
+    SetRamp(samples, quantiles, gate);
+    if (const double open = Openness(samples.related, gate); open > most) {
+      most = open;
+      best = quantiles;
     }
   }
-  std::stable_sort(rungs.begin(), rungs.end(), [](const Rung& a, const Rung& b) {
-    return std::pair(a.unrelated, -a.related) < std::pair(b.unrelated, -b.related);
-  });
-  std::vector<GateQuantiles> ladder;
-  double most = -1;
-  for (const Rung& rung : rungs) {
-    if (rung.related <= most) continue;
-    most = rung.related;
-    ladder.push_back(rung.quantiles);
-  }
-  std::reverse(ladder.begin(), ladder.end());
-  return ladder;
+  SetRamp(samples, best.value_or(GateQuantiles{kUnrelated.back(), kRelated.back()}), gate);
+  return best;
 }
 
 std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {

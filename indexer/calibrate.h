@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -51,9 +53,15 @@ GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<c
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate);
 inline constexpr float kMinRamp = 0.002f;
 
-// Ramps worth trying, from the most open to the most shut: of a grid of quantiles those that no other ramp beats, in
-// opening more on related text and less on unrelated text. Costs no forward pass.
-std::vector<GateQuantiles> GateLadder(const GateSamples& samples, OwnedGate gate);
+// Mean G over all tokens of some samples.
+double Openness(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate);
+
+// Sets the ramp that opens most on related text among those of a grid of quantiles that `harmless` accepts, and returns
+// its quantiles; the tightest ramp and nothing where it accepts none. A ramp that is at least as shut for every text as
+// an accepted one counts as accepted, so that `harmless`, which is dear, is asked about 15 times for 40 ramps.
+using HarmlessRamp = std::function<Result<bool>(const OwnedGate& gate, const GateQuantiles& quantiles)>;
+Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples, const HarmlessRamp& harmless,
+                                                     OwnedGate& gate);
 
 // The sequences (of samples.related or samples.unrelated) for which the gate opens at any token.
 std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate);

@@ -33,37 +33,52 @@ TEST(CalibrateTest, TheRampLiesBetweenTheDomains) {
   EXPECT_LT(gate.hi, 0.81f);
 }
 
-// Mean G of the last token of each sequence.
-double EndOpenness(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate) {
-  double sum = 0;
-  for (const std::vector<float>& s : sequences) {
-    double mean = gate.n0 * gate.prior;
-    for (float v : s) mean += v;
-    mean /= gate.n0 + static_cast<double>(s.size());
-    sum += std::clamp((mean - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
+// Two overlapping domains, so that each quantile is another value.
+GateSamples Overlapping() {
+  GateSamples samples = TwoDomains();
+  const auto count = static_cast<float>(samples.related.size());
+  for (size_t i = 0; i < samples.related.size(); ++i) {
+    for (float& v : samples.related[i]) v = 0.3f + 0.5f * static_cast<float>(i) / count;
+    for (float& v : samples.unrelated[i]) v = 0.2f + 0.3f * static_cast<float>(i) / count;
   }
-  return sum / static_cast<double>(sequences.size());
+  return samples;
 }
 
-TEST(CalibrateTest, TheLadderGoesFromOpenToShut) {
-  // Overlapping domains, so that each quantile is another value.
-  GateSamples samples = TwoDomains();
-  for (size_t i = 0; i < samples.related.size(); ++i) {
-    for (float& v : samples.related[i]) v = 0.3f + 0.5f * static_cast<float>(i) / samples.related.size();
-    for (float& v : samples.unrelated[i]) v = 0.2f + 0.3f * static_cast<float>(i) / samples.related.size();
-  }
+TEST(CalibrateTest, TheMostOpenHarmlessRampIsFound) {
+  const GateSamples samples = Overlapping();
+  int asked = 0;
+  const auto harmless = [&](const OwnedGate& gate, const GateQuantiles&) -> Result<bool> {
+    ++asked;
+    return Openness(samples.unrelated, gate) < 0.02;
+  };
   OwnedGate gate;
-  const std::vector<GateQuantiles> ladder = GateLadder(samples, gate);
-  ASSERT_GE(ladder.size(), 4u);
-  double related = 2, unrelated = 2;
-  for (const GateQuantiles& quantiles : ladder) {
-    SetRamp(samples, quantiles, gate);
-    EXPECT_LE(EndOpenness(samples.related, gate), related + 1e-9);
-    EXPECT_LE(EndOpenness(samples.unrelated, gate), unrelated + 1e-9);
-    related = EndOpenness(samples.related, gate);
-    unrelated = EndOpenness(samples.unrelated, gate);
+  const auto chosen = SetMostOpenRamp(samples, harmless, gate);
+  ASSERT_TRUE(chosen.ok() && chosen.value().has_value());
+  EXPECT_LE(asked, 20);
+  EXPECT_LT(Openness(samples.unrelated, gate), 0.02);
+  const double found = Openness(samples.related, gate);
+  // By exhaustion over the same quantiles.
+  double best = 0;
+  for (double unrelated : {0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0}) {
+    for (double related : {0.0, 0.25, 0.50, 0.75, 0.90}) {
+      OwnedGate other;
+      SetRamp(samples, {unrelated, related}, other);
+      if (Openness(samples.unrelated, other) < 0.02) best = std::max(best, Openness(samples.related, other));
+    }
   }
-  EXPECT_LT(unrelated, 1e-6) << "the tightest ramp shuts on all that was seen";
+  EXPECT_DOUBLE_EQ(found, best);
+}
+
+TEST(CalibrateTest, WithoutAHarmlessRampTheTightestIsSet) {
+  const GateSamples samples = Overlapping();
+  OwnedGate gate, tightest;
+  const auto chosen = SetMostOpenRamp(
+      samples, [](const OwnedGate&, const GateQuantiles&) -> Result<bool> { return false; }, gate);
+  ASSERT_TRUE(chosen.ok());
+  EXPECT_FALSE(chosen.value().has_value());
+  SetRamp(samples, {1.0, 0.90}, tightest);
+  EXPECT_EQ(gate.lo, tightest.lo);
+  EXPECT_EQ(gate.hi, tightest.hi);
 }
 
 TEST(CalibrateTest, SequencesThatStayShutAreNamed) {
