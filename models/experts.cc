@@ -163,7 +163,8 @@ MixGradients Uncombine(const at::Tensor& grad, const at::Tensor& x, const at::Te
   return result;
 }
 
-// Through the renormalization (if any) and the softmax: dp_e of the chosen, then dz = p * (dp - sum p dp).
+// Through the renormalization (if any) and the softmax: dp_e of the chosen, then dz = p * (dp - sum p dp). With
+// renormalization sum p dp is zero, and taken as zero: its rounding would reach experts that were not chosen.
 at::Tensor LogitGradient(const at::Tensor& probabilities, const Dispatch& dispatch, std::span<const float> slot_grads,
                          bool normalize) {
   const int64_t rows = probabilities.size(0), num_experts = probabilities.size(1), k = dispatch.k;
@@ -181,7 +182,7 @@ at::Tensor LogitGradient(const at::Tensor& probabilities, const Dispatch& dispat
     for (int64_t s = n * k; s < n * k + k; ++s) {
       const int32_t e = dispatch.experts[s];
       dp[e] = normalize ? (slot_grads[s] - mean) / mass : slot_grads[s];
-      dot += p[e] * dp[e];
+      if (!normalize) dot += p[e] * dp[e];
     }
     for (int64_t e = 0; e < num_experts; ++e) out[e] = p[e] * (dp[e] - dot);
   }
