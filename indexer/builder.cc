@@ -117,7 +117,7 @@ class Builder {
   // The scores of `text` with the candidate's memory, given that the gate opens for the sequences `opened` only.
   Result<std::vector<SequenceScore>> ScoreOpened(const Candidate& candidate, const ScoredText& text,
                                                  std::span<const size_t> opened, std::span<const SequenceScore> frozen);
-  Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& test, const ScoredText& unrelated);
+  Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& text);
   Result<size_t> Choose(std::vector<Candidate>& candidates);
   Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
   void Say(const std::string& line) const { pointsman::Say(options_.data, line); }
@@ -165,12 +165,11 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
   return made;
 }
 
-Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredText& test,
-                                       const ScoredText& unrelated) {
+Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredText& text) {
   const auto errors = std::make_shared<HookErrors>();
   ScorerOptions options;
   options.threads = options_.data.threads;
-  return ScoreVariant(candidate.name, model_, TableHooks(MakeTables(candidate.tables), errors), errors, test, unrelated,
+  return ScoreVariant(candidate.name, model_, TableHooks(MakeTables(candidate.tables), errors), errors, text, {},
                       options);
 }
 
@@ -239,7 +238,7 @@ Result<size_t> Builder::Choose(std::vector<Candidate>& candidates) {
   size_t best = 0;
   double best_value = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    POINTSMAN_TRY(const VariantRun run, ScoreGated(candidates[i], calibration, {}));
+    POINTSMAN_TRY(const VariantRun run, ScoreGated(candidates[i], calibration));
     POINTSMAN_TRY(const auto differences, PairedDifferences(run.test, frozen.test));
     const double gain = WeightedMean(differences);
     const double bytes =

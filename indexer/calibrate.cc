@@ -123,8 +123,8 @@ Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples,
   constexpr std::array kRelated{0.0, 0.25, 0.50, 0.75, 0.90};  // 0: the steepest ramp
   std::optional<GateQuantiles> best;
   double most = -1;
-  size_t accepted =
-      kUnrelated.size();  // the loosest `lo` that was accepted so far; a softer ramp is accepted there too
+  // The loosest `lo` that was accepted so far; a softer ramp is accepted there too.
+  size_t accepted = kUnrelated.size();
   for (double related : kRelated) {
     for (size_t first = 0; first < accepted;) {
       const size_t middle = (first + accepted) / 2;

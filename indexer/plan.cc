@@ -7,6 +7,7 @@
 #include "indexer/builder.h"
 #include "indexer/candidates.h"
 #include "indexer/job.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -31,7 +32,7 @@ double ForwardRate(const MoeModel& model, int threads) {
   ScoreSequences(model, std::span(sequences).first(8), {}, {threads, 8, {}});  // warm
   const auto start = std::chrono::steady_clock::now();
   ScoreSequences(model, sequences, {}, {threads, 8, {}});
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = SecondsSince(start);
   return static_cast<double>(sequences.size() * length) / seconds;
 }
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "indexer/corpus.h"
+#include "memory/stopwatch.h"
 #include "models/router_hook.h"
 #include "router/router.h"
 
@@ -102,7 +103,7 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
   run.test = SumByDocument(test, ScoreSequences(model, test.sequences, hooks, score_options));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+  const double seconds = SecondsSince(started);
   const uint64_t tokens = CountTargets(test.sequences);
   if (tokens > 0) run.seconds_per_token = seconds / static_cast<double>(tokens);
   if (!unrelated.sequences.empty()) {

@@ -4,8 +4,8 @@
 
 Writes checkpoint.pt (weights, optimiser, position) every --save-every steps and log.jsonl (loss, held-out loss,
 balance, expert load) in --data. Each process is single-threaded and takes its share of every batch; gradients are
-averaged in shared memory. Set MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=8589934592 for glibc to keep its
-pages (twice as fast here).
+averaged in shared memory. Set MALLOC_MMAP_THRESHOLD_=4294967296 and MALLOC_TRIM_THRESHOLD_=8589934592 for glibc to keep
+its pages (twice as fast here).
 """
 
 import argparse
