@@ -40,11 +40,6 @@ bool TakeOthers(std::span<const Neighbour> found, uint32_t group, std::span<cons
 
 }  // namespace
 
-KeyIndexView ViewOf(const OwnedKeyIndex& keys) {
-  return {keys.hidden, keys.dim,        keys.dim == 0 ? 0 : keys.codes.size() / keys.dim, keys.mean, keys.projection,
-          keys.codes,  keys.code_scales};
-}
-
 OwnedKeyIndex IndexOf(const LayerKeys& keys, uint32_t hidden) {
   OwnedKeyIndex index;
   index.hidden = hidden;

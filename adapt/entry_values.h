@@ -58,8 +58,6 @@ class EntryValues : public RoutingModule {
   std::vector<Layer> layers_;
 };
 
-// View of owned keys, for searching before anything is published. Valid while `keys` lives unchanged.
-KeyIndexView ViewOf(const OwnedKeyIndex& keys);
 // An index over unit keys [N, D] with the transform that made them.
 OwnedKeyIndex IndexOf(const LayerKeys& keys, uint32_t hidden);
 

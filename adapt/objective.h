@@ -27,7 +27,7 @@ using HookFactory = std::function<std::unique_ptr<RoutingHook>(const Batch& batc
 struct ScoreOptions {
   int threads = 1;
   uint32_t batch_sequences = 8;
-  std::function<void(uint64_t tokens)> on_progress;  // called from worker threads
+  std::function<void(uint64_t tokens)> on_progress = {};  // called from worker threads
 };
 
 // Scores every sequence, in order. Batches depend on the sequences alone, so a sequence meets the same neighbours

@@ -118,7 +118,7 @@ class Loop {
         return std::make_unique<ModuleHook>(*module_, batch, /*training=*/false);
       };
     }
-    return MeanNll(held_out_, ScoreSequences(model_, held_out_, hooks, {options_.threads, 8, {}}));
+    return MeanNll(held_out_, ScoreSequences(model_, held_out_, hooks, {.threads = options_.threads}));
   }
 
   void Note(TrainReport& report, EpochReport epoch) {

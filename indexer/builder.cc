@@ -184,7 +184,7 @@ Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
   POINTSMAN_TRY(OwnedGate gate, MakeGate(set_.hidden.front(), unrelated_hidden, gate_options));
   const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
   const std::vector<SequenceScore> frozen =
-      ScoreSequences(model_, unrelated.sequences, {}, {options_.data.threads, 8, {}});
+      ScoreSequences(model_, unrelated.sequences, {}, {.threads = options_.data.threads});
   const std::vector<DocumentNll> frozen_sums = SumByDocument(unrelated, frozen);
   for (Candidate& candidate : candidates) {
     const auto harmless = [&](const OwnedGate& tried, const GateQuantiles& quantiles) -> Result<bool> {
@@ -221,7 +221,7 @@ Result<std::vector<SequenceScore>> Builder::ScoreOpened(const Candidate& candida
   for (size_t i : opened) sequences.push_back(text.sequences[i]);
   const auto errors = std::make_shared<HookErrors>();
   const auto scores = ScoreSequences(model_, sequences, TableHooks(MakeTables(candidate.tables), errors),
-                                     {options_.data.threads, 8, {}});
+                                     {.threads = options_.data.threads});
   POINTSMAN_CHECK_OK(errors->first());
   std::vector<SequenceScore> all(frozen.begin(), frozen.end());
   for (size_t i = 0; i < opened.size(); ++i) all[opened[i]] = scores[i];

@@ -11,6 +11,7 @@
 #include "indexer/evaluation/statistics.h"
 #include "memory/key_transform.h"
 #include "memory/layer_index.h"
+#include "router/context_gate.h"
 
 namespace pointsman {
 namespace {
@@ -29,6 +30,15 @@ std::vector<double> RunningMeans(const std::vector<std::vector<float>>& sequence
     }
   }
   return means;
+}
+
+// G of one sequence, token by token, as the router will compute it.
+std::vector<float> GateValues(std::span<const float> similarities, const OwnedGate& gate) {
+  GateState state;
+  const GateView view = ViewOf(gate);
+  std::vector<float> values;
+  for (uint32_t t = 0; t < similarities.size(); ++t) values.push_back(state.Append(view, t, similarities[t]));
+  return values;
 }
 
 std::vector<std::vector<float>> Similarities(const MoeModel& model, const OwnedGate& gate,
@@ -110,10 +120,13 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
 }
 
 double Openness(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
-  const std::vector<double> means = RunningMeans(similarities, gate, 0);
   double sum = 0;
-  for (double m : means) sum += std::clamp((m - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
-  return means.empty() ? 0 : sum / static_cast<double>(means.size());
+  size_t tokens = 0;
+  for (const std::vector<float>& s : similarities) {
+    for (float value : GateValues(s, gate)) sum += value;
+    tokens += s.size();
+  }
+  return tokens == 0 ? 0 : sum / static_cast<double>(tokens);
 }
 
 Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples, const HarmlessRamp& harmless,
@@ -148,8 +161,8 @@ Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples,
 std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
   std::vector<size_t> open;
   for (size_t i = 0; i < similarities.size(); ++i) {
-    const std::vector<double> means = RunningMeans({similarities[i]}, gate, 0);
-    if (std::any_of(means.begin(), means.end(), [&](double m) { return m > gate.lo; })) open.push_back(i);
+    const std::vector<float> values = GateValues(similarities[i], gate);
+    if (std::any_of(values.begin(), values.end(), [](float g) { return g > 0; })) open.push_back(i);
   }
   return open;
 }

@@ -6,6 +6,7 @@
 #include <cstdio>
 
 #include "indexer/general_text.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -51,13 +52,13 @@ SplitOptions SplitOf(const CorpusOptions& options) {
 Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options) {
   POINTSMAN_TRY(Corpus corpus, PrepareCorpus(model.tokenizer(), IngestOf(options, options.corpus), SplitOf(options)));
   Say(options, "corpus: " + corpus.report.Summary());
-  Say(options, "split by near-duplicate cluster (" + FormatCount(corpus.clusters) + " clusters): reference " +
-                   FormatCount(CountDocuments(corpus.documents, SplitRole::kReference)) + " documents, " +
-                   FormatCount(CountTokens(corpus.documents, SplitRole::kReference)) + " tokens; calibration " +
-                   FormatCount(CountDocuments(corpus.documents, SplitRole::kCalibration)) + ", " +
-                   FormatCount(CountTokens(corpus.documents, SplitRole::kCalibration)) + "; test " +
-                   FormatCount(CountDocuments(corpus.documents, SplitRole::kTest)) + ", " +
-                   FormatCount(CountTokens(corpus.documents, SplitRole::kTest)));
+  const auto part = [&](SplitRole role) {
+    return FormatCount(CountDocuments(corpus.documents, role)) + " documents, " +
+           FormatCount(CountTokens(corpus.documents, role)) + " tokens";
+  };
+  Say(options, "split by " + std::string(options.split_by_library ? "library" : "near-duplicate cluster") + " (" +
+                   FormatCount(corpus.clusters) + " clusters): reference " + part(SplitRole::kReference) +
+                   "; calibration " + part(SplitRole::kCalibration) + "; test " + part(SplitRole::kTest));
   return corpus;
 }
 
@@ -82,16 +83,13 @@ void Say(const CorpusOptions& options, const std::string& line) {
 }
 
 void StageClock::Start(const std::string& stage) {
-  const auto now = std::chrono::steady_clock::now();
-  if (!stages_.empty()) stages_.back().seconds = std::chrono::duration<double>(now - started_).count();
+  Finish();
   stages_.push_back({stage, 0});
-  started_ = now;
+  started_ = std::chrono::steady_clock::now();
 }
 
 std::vector<StageTime> StageClock::Finish() {
-  if (!stages_.empty()) {
-    stages_.back().seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started_).count();
-  }
+  if (!stages_.empty()) stages_.back().seconds = SecondsSince(started_);
   return stages_;
 }
 

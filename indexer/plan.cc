@@ -29,9 +29,9 @@ double ForwardRate(const MoeModel& model, int threads) {
     sequence.mask.push_back(1);
   }
   const std::vector<Sequence> sequences(16 * std::max(1, threads), sequence);
-  ScoreSequences(model, std::span(sequences).first(8), {}, {threads, 8, {}});  // warm
+  ScoreSequences(model, std::span(sequences).first(8), {}, {.threads = threads});  // warm
   const auto start = std::chrono::steady_clock::now();
-  ScoreSequences(model, sequences, {}, {threads, 8, {}});
+  ScoreSequences(model, sequences, {}, {.threads = threads});
   const double seconds = SecondsSince(start);
   return static_cast<double>(sequences.size() * length) / seconds;
 }

@@ -13,6 +13,8 @@ void Quantize(const std::vector<float>& rows, uint32_t dim, std::vector<int8_t>*
   QuantizeRows(rows, dim, *codes, *scales);
 }
 
+}  // namespace
+
 KeyIndexView ViewOf(const OwnedKeyIndex& keys) {
   return {.hidden = keys.hidden,
           .dim = keys.dim,
@@ -23,7 +25,16 @@ KeyIndexView ViewOf(const OwnedKeyIndex& keys) {
           .code_scales = keys.code_scales};
 }
 
-}  // namespace
+GateView ViewOf(const OwnedGate& gate) {
+  return {.enabled = gate.enabled,
+          .layer = gate.layer,
+          .k = gate.k,
+          .n0 = gate.n0,
+          .prior = gate.prior,
+          .lo = gate.lo,
+          .hi = gate.hi,
+          .keys = ViewOf(gate.keys)};
+}
 
 void OwnedKeyIndex::SetKeys(const std::vector<float>& keys) { Quantize(keys, dim, &codes, &code_scales); }
 
@@ -52,15 +63,7 @@ std::shared_ptr<const RoutingTables> MakeTables(OwnedTables owned) {
                               .token_table = layer.token_table,
                               .token_table_scales = layer.token_table_scales});
   }
-  const OwnedGate& gate = storage->gate;
-  tables->gate = {.enabled = gate.enabled,
-                  .layer = gate.layer,
-                  .k = gate.k,
-                  .n0 = gate.n0,
-                  .prior = gate.prior,
-                  .lo = gate.lo,
-                  .hi = gate.hi,
-                  .keys = ViewOf(gate.keys)};
+  tables->gate = ViewOf(storage->gate);
   tables->storage = std::move(storage);
   return tables;
 }

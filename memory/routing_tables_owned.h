@@ -67,6 +67,10 @@ struct OwnedTables {
   std::vector<std::string> documents;
 };
 
+// Views for searching before anything is published. Valid while the owner lives unchanged.
+KeyIndexView ViewOf(const OwnedKeyIndex& keys);
+GateView ViewOf(const OwnedGate& gate);
+
 // Views over `owned`, which moves into the result's `storage`. Copies of the RoutingTables share it.
 std::shared_ptr<const RoutingTables> MakeTables(OwnedTables owned);
 
