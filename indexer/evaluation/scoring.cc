@@ -56,6 +56,9 @@ class Scorer {
       report_.verdict = verdict.decision;
       report_.reason = verdict.reason;
       report_.dominated_by = DominatedBy(report_.variants, options_.verdict);
+      if (std::string note = DearerKind(report_.variants, options_.verdict); !note.empty()) {
+        report_.notes.push_back(std::move(note));
+      }
     }
     return std::move(report_);
   }

@@ -11,6 +11,20 @@ std::string Nats(double mean, const Interval& ci95) {
   return fmt::format("{:+.4f} nats per token (95% interval {:+.4f} to {:+.4f})", mean, ci95.low, ci95.high);
 }
 
+const VariantScore* MemoryOf(std::span<const VariantScore> variants) {
+  const auto found = std::find_if(variants.begin(), variants.end(),
+                                  [](const VariantScore& v) { return KindOf(v.name) == VariantKind::kMemory; });
+  return found == variants.end() ? nullptr : &*found;
+}
+
+bool Less(const std::optional<double>& a, const std::optional<double>& b) { return a && b && *a < *b; }
+
+// Its paired interval is wholly on its side, and its damage within what the memory is allowed.
+bool BetterAndHarmless(const VariantScore& v, const VariantScore& memory, const VerdictOptions& options) {
+  const double allowed = std::max(options.damage_bound, memory.damage_ci95 ? memory.damage_ci95->high : 0.0);
+  return v.vs_memory && v.vs_memory->high < 0 && v.damage_ci95 && v.damage_ci95->high <= allowed;
+}
+
 }  // namespace
 
 Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, const VerdictOptions& options) {
@@ -55,20 +69,30 @@ Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, cons
 }
 
 std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options) {
-  const auto memory = std::find_if(variants.begin(), variants.end(),
-                                   [](const VariantScore& v) { return KindOf(v.name) == VariantKind::kMemory; });
-  if (memory == variants.end()) return "";
-  const auto less = [](const std::optional<double>& a, const std::optional<double>& b) { return a && b && *a < *b; };
-  const double allowed_damage = std::max(options.damage_bound, memory->damage_ci95 ? memory->damage_ci95->high : 0.0);
+  const VariantScore* memory = MemoryOf(variants);
+  if (memory == nullptr) return "";
   const VariantScore* best = nullptr;
   for (const VariantScore& v : variants) {
-    const bool cheaper = less(v.bytes_per_token, memory->bytes_per_token) || less(v.build_s, memory->build_s);
-    const bool better = v.vs_memory && v.vs_memory->high < 0;
-    const bool harmless = v.damage_ci95 && v.damage_ci95->high <= allowed_damage;
-    if (KindOf(v.name) != VariantKind::kRival || !cheaper || !better || !harmless) continue;
+    const bool cheaper = Less(v.bytes_per_token, memory->bytes_per_token) ||
+                         (!Less(memory->bytes_per_token, v.bytes_per_token) && Less(v.build_s, memory->build_s));
+    if (KindOf(v.name) != VariantKind::kRival || !cheaper || !BetterAndHarmless(v, *memory, options)) continue;
     if (best == nullptr || v.nll < best->nll) best = &v;
   }
   return best == nullptr ? "" : best->name;
+}
+
+std::string DearerKind(std::span<const VariantScore> variants, const VerdictOptions& options) {
+  const VariantScore* memory = MemoryOf(variants);
+  if (memory == nullptr) return "";
+  for (const VariantScore& v : variants) {
+    if (v.name != "entries" && v.name != "prototypes") continue;
+    if (!Less(memory->bytes_per_token, v.bytes_per_token) || !BetterAndHarmless(v, *memory, options)) continue;
+    return fmt::format(
+        "{} would be better than this memory by {:.4f} to {:.4f} nats per token, at {:.3g} times the bytes: "
+        "pointsman build --kind {}",
+        v.name, -v.vs_memory->high, -v.vs_memory->low, *v.bytes_per_token / *memory->bytes_per_token, v.name);
+  }
+  return "";
 }
 
 std::vector<std::string> CheckControls(std::span<const ControlInterval> controls) {

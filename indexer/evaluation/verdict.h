@@ -32,11 +32,14 @@ struct Verdict {
 // which is never adopted.
 Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, const VerdictOptions& options);
 
-// The best variant that costs less than `memory` (fewer bytes per token or a shorter build), whose paired interval
-// against `memory` is wholly below 0, and whose damage does not exceed what the memory is allowed; empty if there is
-// none. Not candidates: references (frozen, full_finetune, oracle) and controls. Variants without damage figures are no
-// candidates: a cheaper rival that breaks other text does not dominate.
+// The best variant that costs less than `memory` (fewer bytes per token, or no more and a shorter build), whose
+// paired interval against `memory` is wholly below 0, and whose damage does not exceed what the memory is allowed;
+// empty if there is none. Not candidates: references (frozen, full_finetune, oracle) and controls. Variants without
+// damage figures are no candidates: a cheaper rival that breaks other text does not dominate.
 std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options);
+
+// A sentence about the memory's other kind where that is better, as harmless, and takes more bytes; empty otherwise.
+std::string DearerKind(std::span<const VariantScore> variants, const VerdictOptions& options);
 
 // One sentence per control (random_neighbours, shuffled_values) that breaks its promise: `memory` must beat it, and it
 // must not beat `bias`. Empty = all hold. An absent interval (that variant was not scored) is not checked.

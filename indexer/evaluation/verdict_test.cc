@@ -75,14 +75,14 @@ class DominationTest : public testing::Test {
 TEST_F(DominationTest, NamesTheBestCheaperBetterVariant) {
   VariantScore bias = Variant("bias+gate", 3.9, 0, 10);
   bias.vs_memory = Interval{-0.12, -0.05};
-  VariantScore prototypes = Variant("prototypes", 3.8, 900, 50);  // larger, but built sooner
+  VariantScore prototypes = Variant("prototypes", 3.8, 500, 50);  // as large, but built sooner
   prototypes.vs_memory = Interval{-0.3, -0.1};
   EXPECT_EQ(DominatedBy(std::vector{memory_, bias, prototypes}, {}), "prototypes");
   EXPECT_EQ(DominatedBy(std::vector{bias, memory_}, {}), "bias+gate");
 }
 
 TEST_F(DominationTest, NeitherDearerNorUnprovenNorHarmfulVariantsDominate) {
-  VariantScore dearer = Variant("entries", 3.8, 900, 200);
+  VariantScore dearer = Variant("entries", 3.8, 900, 50);  // built sooner, but larger
   dearer.vs_memory = Interval{-0.3, -0.1};
   VariantScore unproven = Variant("bias+gate", 3.9, 0, 10);
   unproven.vs_memory = Interval{-0.2, 0.001};
@@ -96,6 +96,21 @@ TEST_F(DominationTest, NeitherDearerNorUnprovenNorHarmfulVariantsDominate) {
   reference.vs_memory = Interval{-1.1, -0.9};
   EXPECT_EQ(DominatedBy(std::vector{memory_, dearer, unproven, harmful, unmeasured, reference}, {}), "");
   EXPECT_EQ(DominatedBy(std::vector{harmful}, {}), "");  // no memory
+}
+
+TEST_F(DominationTest, TheOtherKindIsNamedWhereItIsBetterAndLarger) {
+  VariantScore entries = Variant("entries", 3.8, 5000, 50);
+  entries.vs_memory = Interval{-0.3, -0.1};
+  EXPECT_THAT(DearerKind(std::vector{memory_, entries}, {}),
+              testing::AllOf(HasSubstr("entries would be better than this memory by 0.1000 to 0.3000"),
+                             HasSubstr("10 times the bytes"), HasSubstr("--kind entries")));
+  VariantScore harmful = entries;
+  harmful.damage_ci95 = Interval{0.1, 0.2};
+  VariantScore unproven = entries;
+  unproven.vs_memory = Interval{-0.3, 0.1};
+  EXPECT_EQ(DearerKind(std::vector{memory_, harmful}, {}), "");
+  EXPECT_EQ(DearerKind(std::vector{memory_, unproven}, {}), "");
+  EXPECT_EQ(DearerKind(std::vector{entries}, {}), "");
 }
 
 TEST(ControlsTest, SilentWhenMemoryBeatsThemAndTheyDoNotBeatBias) {
