@@ -28,7 +28,10 @@ constexpr std::string_view kFormatValue = "1";
 enum Family { kDefault, kDocuments, kEntries, kSettings, kChanges, kFamilies };
 constexpr std::array<const char*, kFamilies> kFamilyNames = {"default", "documents", "entries", "settings", "changes"};
 
-rocksdb::Slice AsSlice(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
+// An empty view may have no address, which memcmp inside RocksDB must not be given.
+rocksdb::Slice AsSlice(std::string_view bytes) {
+  return bytes.empty() ? rocksdb::Slice() : rocksdb::Slice(bytes.data(), bytes.size());
+}
 std::string_view AsView(const rocksdb::Slice& slice) { return {slice.data(), slice.size()}; }
 
 Error RecordError(const fs::path& directory, Family family, std::string_view what) {
