@@ -47,7 +47,7 @@ std::vector<at::Tensor> CaptureHidden(const MoeModel& model, std::span<const Seq
   const auto hooks = [&](const Batch& batch, std::vector<uint32_t>*) {
     return std::make_unique<CaptureHook>(hidden, sequences, batch);
   };
-  ScoreSequences(model, sequences, hooks, {options.threads, 8, options.on_progress});
+  ScoreSequences(model, sequences, hooks, {.threads = options.threads, .on_progress = options.on_progress});
   return hidden;
 }
 

@@ -97,8 +97,7 @@ TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> 
 Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, const HookFactory& hooks,
                                 const std::shared_ptr<HookErrors>& errors, const ScoredText& test,
                                 const ScoredText& unrelated, const ScorerOptions& options) {
-  constexpr uint32_t kBatchSequences = 8;
-  const ScoreOptions score_options{options.threads, kBatchSequences, options.on_progress};
+  const ScoreOptions score_options{.threads = options.threads, .on_progress = options.on_progress};
   VariantRun run;
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
