@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapt/rerouting_options.h"
 #include "indexer/evaluation/report.h"
 #include "indexer/ingest.h"
 #include "memory/manifest.h"
@@ -72,6 +73,8 @@ struct EvalOptions {
   std::vector<std::string> variants{"frozen", "bias", "router_finetune", "knn", "memory"};  // or {"all"}
   double min_gain = 0.01;
   double damage_bound = 0.002;
+  ReroutingOptions rerouting;     // of the rewiring variants
+  bool rewire_recompute = false;  // they recompute earlier keys and values (KV)
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.

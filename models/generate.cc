@@ -26,6 +26,9 @@ Status CheckRequest(const MoeConfig& config, std::span<const int32_t> prompt, co
                       config.vocab_size - 1));
     }
   }
+  if (options.context_interval < 1) {
+    return Invalid(fmt::format("context_interval is {}: use 1 or more", options.context_interval));
+  }
   if (options.max_tokens < 0) return Invalid(fmt::format("max_tokens is {}: use 0 or more", options.max_tokens));
   if (!(options.temperature >= 0) || std::isinf(options.temperature)) {
     return Invalid(fmt::format("temperature is {}: use 0 (greedy) or more", options.temperature));
@@ -118,9 +121,17 @@ Result<Generation> Run(const MoeModel& model, std::span<const int32_t> prompt, c
   TextStream stream(options.stop);
   Generation result;
   bool stopped = false, cancelled = false;
-  std::vector<int32_t> next(prompt.begin(), prompt.end());
+  std::vector<int32_t> context(prompt.begin(), prompt.end());
+  std::vector<int32_t> next = context;
   while (!stopped && !cancelled && static_cast<int64_t>(result.tokens.size()) < options.max_tokens &&
          cache.length + static_cast<int64_t>(next.size()) <= config.max_positions) {
+    if (options.on_context && static_cast<int64_t>(result.tokens.size()) % options.context_interval == 0) {
+      POINTSMAN_TRY(const bool recompute, options.on_context(context));
+      if (recompute && cache.length > 0) {
+        cache = model.NewCache(1);
+        next = context;
+      }
+    }
     const at::Tensor logits = model.Forward(AsIds(next), forward);
     if (options.hook) POINTSMAN_CHECK_OK(options.hook->status());
     const int32_t token = SampleToken(std::span(logits.const_data_ptr<float>(), config.vocab_size), options.temperature,
@@ -133,6 +144,7 @@ Result<Generation> Run(const MoeModel& model, std::span<const int32_t> prompt, c
     stopped = stream.Append(model.tokenizer().Decode(std::span(&token, 1)));
     if (options.on_token) cancelled = !options.on_token(token, stream.Release(stopped));
     next.assign(1, token);
+    context.push_back(token);
   }
   if (options.on_token && !cancelled) {
     if (const std::string_view rest = stream.Release(true); !rest.empty()) cancelled = !options.on_token(-1, rest);

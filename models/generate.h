@@ -23,6 +23,11 @@ struct GenerateOptions {
   std::vector<std::string> stop = {};  // the text ends before the first of them
   RoutingHook* hook = nullptr;         // borrowed
   uint32_t slot = 0;                   // router slot of this sequence
+  // Called with all tokens so far before the prompt is read and after every `context_interval` new tokens: the place
+  // where online rerouting learns. true: keys and values of the whole context are computed anew, with the hook as it
+  // now is; false: what is cached stays.
+  std::function<Result<bool>(std::span<const int32_t> context)> on_context = {};
+  int64_t context_interval = 128;
   // Called with every new token and the text that became final with it: whole UTF-8 characters, nothing that may still
   // turn into a stop string. The last call may have no token (-1) and carry what was held back. false ends generation.
   std::function<bool(int32_t token, std::string_view text)> on_token = {};

@@ -147,6 +147,67 @@ TEST_F(TinyGenerator, ReportsTheHooksError) {
   EXPECT_THAT(RunError(prompt_, options), HasSubstr("9"));
 }
 
+TEST_F(TinyGenerator, AsksForTheContextBeforeThePromptAndEveryInterval) {
+  std::vector<size_t> sizes;
+  GenerateOptions options{.max_tokens = 10};
+  options.context_interval = 4;
+  options.on_context = [&](std::span<const int32_t> context) -> Result<bool> {
+    EXPECT_TRUE(std::equal(prompt_.begin(), prompt_.end(), context.begin()));
+    sizes.push_back(context.size());
+    return false;
+  };
+  const Generation kept = Run(options);
+  ASSERT_EQ(kept.tokens.size(), 10u);
+  EXPECT_THAT(sizes, ElementsAre(5, 9, 13));
+  EXPECT_EQ(kept.tokens, Run({.max_tokens = 10}).tokens);
+}
+
+TEST_F(TinyGenerator, RecomputesTheContextUnderAChangedSession) {
+  // With a session that comes after four tokens: recomputed, the rest is what the whole text gives under the session.
+  const at::NoGradGuard no_grad;
+  Router router;
+  RouterHook hook(router);
+  auto session = std::make_shared<SessionVectors>();
+  session->by_layer.assign(3, {9, -9, 4, 0, -4, 2});
+  GenerateOptions options{.max_tokens = 8};
+  options.hook = &hook;
+  options.slot = router.AddSlot({.tables = nullptr, .session = nullptr, .strength = 1.0f, .shadow = false});
+  options.context_interval = 4;
+  options.on_context = [&](std::span<const int32_t> context) -> Result<bool> {
+    if (context.size() == prompt_.size()) return false;
+    router.SetSession(options.slot, session);
+    return true;
+  };
+  const Generation changed = Run(options);
+  const Generation plain = Run({.max_tokens = 8});
+  ASSERT_EQ(changed.tokens.size(), 8u);
+  EXPECT_TRUE(std::equal(plain.tokens.begin(), plain.tokens.begin() + 4, changed.tokens.begin()));
+
+  Router fresh;
+  RouterHook whole(fresh);
+  std::vector<int64_t> text(prompt_.begin(), prompt_.end());
+  for (size_t i = 0; i < 8; ++i) {
+    if (i >= 4) {
+      const std::vector<uint32_t> slots{
+          fresh.AddSlot({.tables = nullptr, .session = session, .strength = 1.0f, .shadow = false})};
+      const at::Tensor logits = model_->Forward(at::tensor(text).view({1, -1}), {.hook = &whole, .slots = slots});
+      ASSERT_TRUE(whole.status().ok());
+      EXPECT_EQ(logits[0][-1].argmax().item<int64_t>(), changed.tokens[i]) << i;
+    }
+    text.push_back(changed.tokens[i]);
+  }
+}
+
+TEST_F(TinyGenerator, ReportsTheErrorOfTheContextCallback) {
+  GenerateOptions options{.max_tokens = 10};
+  options.on_context = [](std::span<const int32_t>) -> Result<bool> {
+    return Error{ErrorCode::kInternal, "nothing learned"};
+  };
+  EXPECT_EQ(RunError(prompt_, options), "nothing learned");
+  options.context_interval = 0;
+  EXPECT_THAT(RunError(prompt_, options), HasSubstr("context_interval is 0"));
+}
+
 TEST_F(TinyGenerator, RefusesBadRequestsInOneLine) {
   EXPECT_THAT(RunError({}, {}), HasSubstr("empty"));
   EXPECT_THAT(RunError(std::vector<int32_t>(49, 1), {}), HasSubstr("49 tokens but the model's context is 48"));

@@ -86,6 +86,10 @@ void Router::SetStrength(uint32_t slot, float strength) {
   if (Slot* live = impl_->slots.Find(slot)) live->binding.strength = ClampStrength(strength);
 }
 
+void Router::SetSession(uint32_t slot, std::shared_ptr<const SessionVectors> session) {
+  if (Slot* live = impl_->slots.Find(slot)) live->binding.session = std::move(session);
+}
+
 void Router::SetKillSwitch(bool off) { impl_->off.store(off); }
 
 RouterCounters Router::counters() const { return impl_->counters; }

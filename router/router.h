@@ -87,6 +87,8 @@ class Router {
   void ReleaseSlot(uint32_t slot);
   // REQUIRES: slot is live.
   void SetStrength(uint32_t slot, float strength);
+  // Replaces the session vectors (null: none) from the next step on; the gate's state stays. REQUIRES: slot is live.
+  void SetSession(uint32_t slot, std::shared_ptr<const SessionVectors> session);
 
   // tokens is [T] or empty. Nothing changes on error.
   // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending one by one,

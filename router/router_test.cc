@@ -195,6 +195,24 @@ TEST_F(RouterOnRandomText, StrengthIsCutOffAtOneAndCanChange) {
   EXPECT_THAT(Changed(RunStep(router_, {{slot, &text_, 0, kLength}})), IsEmpty());
 }
 
+TEST_F(RouterOnRandomText, ASessionCanBeReplacedWithoutLosingTheGate) {
+  const auto tables = RandomTables(2);
+  const auto session = RandomSession(3, kLayers);
+  const uint32_t replaced = router_.AddSlot({.tables = tables, .session = nullptr});
+  const uint32_t always = router_.AddSlot({.tables = tables, .session = session});
+  RunStep(router_, {{replaced, &text_, 0, 5}, {always, &text_, 0, 5}});
+  router_.SetSession(replaced, session);
+  const StepResult result = RunStep(router_, {{replaced, &text_, 5, 10}, {always, &text_, 5, 10}});
+  const size_t half = result.logits[0].size() / 2;
+  for (const std::vector<float>& layer : result.logits) {
+    EXPECT_TRUE(SameBits(std::span(layer).first(half), std::span(layer).last(half)));
+  }
+  EXPECT_EQ(router_.GateHistory(replaced), router_.GateHistory(always));
+  router_.SetSession(replaced, nullptr);
+  router_.SetStrength(replaced, 0);
+  EXPECT_THAT(Changed(RunStep(router_, {{replaced, &text_, 0, kLength}})), IsEmpty());
+}
+
 TEST_F(RouterOnRandomText, WithoutTokensTheTokenTableIsOff) {
   const auto with_table = RandomTables(2, {.gate = false, .trained_parts = true});
   OwnedTables owned = RandomOwnedTables(2, {.gate = false, .trained_parts = true});

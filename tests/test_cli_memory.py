@@ -143,3 +143,32 @@ def test_require_not_met_is_exit_status_3(pointsman, model, memory, off_domain, 
                      "--variants", "frozen,memory", "--min-gain", "50", "--require", "adopt", "--threads", "1", "--json")
     assert done.returncode == 3, done.stderr
     assert json.loads(done.stdout)["verdict"] in ("reject", "inconclusive")
+
+
+def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, memory, off_domain, corpus):
+    report = pointsman.json("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain",
+                            off_domain, "--variants", "memory,rewiring,memory+rewiring,warm_rewiring", "--threads", "1", schema="eval")
+    scores = {v["name"]: v for v in report["variants"]}
+    assert list(scores) == ["frozen", "memory", "frozen_second_half", "rewiring", "memory+rewiring", "warm_rewiring"]
+    assert scores["rewiring"]["ci95"] and scores["rewiring"]["vs_memory"] is None  # other tokens than memory's
+    halves = scores["frozen_second_half"]["nll"]
+    for name in ("rewiring", "memory+rewiring", "warm_rewiring"):
+        assert abs(scores[name]["nll"] - halves - scores[name]["gain"]) < 1e-6
+    still = pointsman.json("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain",
+                           off_domain, "--variants", "rewiring", "--rewire-steps", "0", "--threads", "1")
+    assert [v["gain"] for v in still["variants"] if v["name"] == "rewiring"] == [0]
+
+
+def test_generate_rewires(pointsman, model, built_memory):
+    prompt = "namespace std { template <typename T> class vector; template <typename T> class list;"
+    base = ("generate", "--model", model, "--prompt", prompt, "--max-tokens", "12")
+    plain = pointsman.json(*base)["tokens"]
+    assert pointsman.json(*base, "--rewire", "--rewire-steps", "0")["tokens"] == plain
+    rewired = pointsman.json(*base, "--rewire", "--rewire-lr", "3", "--rewire-interval", "4", schema="generate")["tokens"]
+    assert rewired != plain
+    assert rewired == pointsman.json(*base, "--rewire", "--rewire-lr", "3", "--rewire-interval", "4")["tokens"]
+    recomputed = pointsman.json(*base, "--rewire", "--rewire-lr", "3", "--rewire-interval", "4", "--rewire-kv", "recompute")
+    assert recomputed["tokens"][:4] == rewired[:4]
+    both = (*base, "--memory", built_memory, "--rewire", "--rewire-guard", "0")
+    assert pointsman.json(*both)["tokens"]
+    assert pointsman.json("generate", "--model", model, "--prompt", "x", "--max-tokens", "3", "--rewire")["tokens"]

@@ -30,7 +30,7 @@ def test_unknown_command_is_named(pointsman):
 
 @pytest.mark.parametrize("command, option", [
     ("build", "--cluster"), ("build", "--store"), ("build", "--shard"), ("build", "--output-memory"),
-    ("build", "--transform-from"), ("build", "--capture"), ("eval", "--self-consistency"), ("generate", "--rewire"),
+    ("build", "--transform-from"), ("build", "--capture"), ("eval", "--self-consistency"), 
     ("generate", "--self-consistency"), ("verify", "--host")])
 def test_options_of_later_versions_are_refused(pointsman, command, option):
     fails(pointsman(command, option, "x"), 2, "unknown option", option, "--help")
@@ -47,6 +47,9 @@ def test_unknown_option_suggests_the_nearest(pointsman):
     (("generate", "--model", "m", "--prompt", "x", "--max-tokens", "many"), ("--max-tokens", "'many'", "whole number")),
     (("generate", "--model", "m", "--prompt", "x", "--max-tokens", "0"), ("--max-tokens", "out of range")),
     (("generate", "--model", "m", "--prompt", "x", "--strength", "1.5"), ("--strength", "at most 1")),
+    (("eval", "--model", "m", "--corpus", "c", "--rewire-layers", "first:2"), ("--rewire-layers", "first:2", "last:3")),
+    (("eval", "--model", "m", "--corpus", "c", "--rewire-layers", "last:0"), ("--rewire-layers", "last:0")),
+    (("eval", "--model", "m", "--corpus", "c", "--rewire-guard", "on"), ("--rewire-guard", "margin")),
     (("generate", "--model", "m", "--prompt", "x", "--temperature", "nan"), ("--temperature", "not a number")),
     (("generate", "--model", "m", "--prompt", "x", "--seed", "1", "--seed", "2"), ("--seed",)),
     (("generate", "--model", "m", "--prompt", "x", "--explain"), ("--explain", "--memory")),

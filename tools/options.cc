@@ -14,6 +14,7 @@ constexpr OptionKind kText = OptionKind::kText, kTexts = OptionKind::kTexts, kPa
 constexpr std::string_view kWithModel = "build eval probe plan generate";
 constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
+constexpr std::string_view kRewires = "generate eval";
 constexpr std::string_view kEverywhere = "build eval probe plan generate inspect verify docs-list bench-scan config";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
@@ -119,6 +120,25 @@ constexpr std::array kOptions = {
     Within(0, 65535,
            Option("layer", kInteger, "inspect", "N", "",
                   "one layer: sizes, calibration, and which experts its values raise and lower")),
+    Option(
+        "rewire", kFlag, "generate", "", "",
+        "online rerouting: learn one vector a layer from the text so far, before the prompt is read and again later"),
+    Within(0, 1000,
+           Option("rewire-steps", kInteger, kRewires, "N", "5", "online rerouting: Adam steps each time it learns")),
+    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.05", "online rerouting: Adam's learning rate")),
+    Within(1, kLargest,
+           Option("rewire-interval", kInteger, "generate", "N", "128",
+                  "online rerouting: learn again every N new tokens")),
+    Option(
+        "rewire-layers", kText, kRewires, "WHICH", "all",
+        "online rerouting: all, or last, most-confident, least-confident with a count, such as last:3; soft-most and "
+        "soft-least scale every layer's step by its confidence"),
+    Option("rewire-guard", kText, kRewires, "NATS", "off",
+           "online rerouting: keep what was learned only if it lowers the loss on the text's last quarter by more than "
+           "this; off = always"),
+    Choice("keep recompute",
+           Option("rewire-kv", kChoice, kRewires, "HOW", "keep",
+                  "online rerouting: cached keys and values of earlier text stay, or are computed anew")),
     Option("repair", kFlag, "verify", "", "", "rebuild missing or damaged derived files from the truth"),
     Within(1000, 1e8, Option("keys", kInteger, "bench-scan", "N", "100000", "rows to scan")),
     Within(1, 8192, Option("dim", kInteger, "bench-scan", "D", "64", "dimensions of a key")),

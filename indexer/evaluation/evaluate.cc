@@ -1,5 +1,6 @@
 // Evaluate(): what `pointsman eval` does, from options to report.
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <set>
 #include <utility>
@@ -14,13 +15,15 @@
 namespace pointsman {
 namespace {
 
-bool NeedsReference(const std::string& variant) {
-  return variant != "frozen" && variant != "oracle" && variant != "memory" && variant != "random_neighbours" &&
-         variant != "shuffled_values";
+bool NeedsMemory(const std::string& variant) {
+  static constexpr std::array kNames{"memory",          "random_neighbours", "shuffled_values", "memory_second_half",
+                                     "memory+rewiring", "warm_rewiring"};
+  return std::find(kNames.begin(), kNames.end(), variant) != kNames.end();
 }
 
-bool NeedsMemory(const std::string& variant) {
-  return variant == "memory" || variant == "random_neighbours" || variant == "shuffled_values";
+bool NeedsReference(const std::string& variant) {
+  static constexpr std::array kNames{"frozen", "oracle", "frozen_second_half", "rewiring"};
+  return !NeedsMemory(variant) && std::find(kNames.begin(), kNames.end(), variant) == kNames.end();
 }
 
 class Evaluation {
@@ -38,6 +41,8 @@ class Evaluation {
     inputs.unrelated = &unrelated_;
     inputs.seed = options_.data.seed;
     inputs.threads = options_.data.threads;
+    inputs.rerouting = options_.rerouting;
+    inputs.rewire_recompute = options_.rewire_recompute;
     inputs.say = [this](const std::string& line) { Say(options_.data, line); };
     if (std::any_of(variants.begin(), variants.end(), NeedsReference)) {
       POINTSMAN_CHECK_OK(MakeReference());
@@ -68,11 +73,17 @@ class Evaluation {
                      "--variants " + name + ": not a variant; use all or some of " + names};
       }
     }
-    std::vector<std::string> ordered;  // the report's order, and frozen always: everything is a difference to it
+    // Everything is a difference to frozen, on the same tokens.
+    const bool halves = std::any_of(chosen.begin(), chosen.end(), [](const std::string& name) {
+      return name.ends_with("rewiring") || name.ends_with("_second_half");
+    });
+    chosen.push_back("frozen");
+    if (halves) chosen.push_back("frozen_second_half");
+    std::vector<std::string> ordered;  // the report's order
     for (const std::string& name : known) {
       const bool asked = std::find(chosen.begin(), chosen.end(), name) != chosen.end();
       if (options_.memory.empty() && NeedsMemory(name)) continue;
-      if (asked || name == "frozen") ordered.push_back(name);
+      if (asked) ordered.push_back(name);
     }
     return ordered;
   }

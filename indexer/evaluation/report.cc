@@ -51,7 +51,8 @@ const char* DecisionText(Decision decision) {
 VariantKind KindOf(const std::string& name) {
   if (name == "memory") return VariantKind::kMemory;
   if (name == "random_neighbours" || name == "shuffled_values") return VariantKind::kControl;
-  if (name.starts_with("frozen") || name == "full_finetune" || name == "oracle") return VariantKind::kReferencePoint;
+  if (name.starts_with("frozen") || name == "memory_second_half" || name == "full_finetune" || name == "oracle")
+    return VariantKind::kReferencePoint;
   return VariantKind::kRival;
 }
 

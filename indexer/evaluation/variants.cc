@@ -1,13 +1,19 @@
 #include "indexer/evaluation/variants.h"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <numeric>
 #include <utility>
 
 #include "adapt/linear_part.h"
+#include "adapt/tensors.h"
 #include "adapt/token_values.h"
 #include "indexer/builder.h"
 #include "indexer/evaluation/controls.h"
+#include "indexer/evaluation/rerouting_scorer.h"
 #include "memory/stopwatch.h"
 
 namespace pointsman {
@@ -25,21 +31,62 @@ std::string Formatted(const char* format, double a, double b) {
   return text;
 }
 
+// A linear part as tables, so that the gate can act on it: one row a layer, always found, whose confidence is 1.
+OwnedTables LinearTables(const LinearPart& module, const MoeConfig& config) {
+  constexpr float kAlwaysSure = 1e9f;  // tau2: g = exp((s - 1) / tau2)
+  OwnedTables tables;
+  tables.kind = MemoryKind::kPrototypes;
+  tables.top_k = static_cast<uint32_t>(config.experts_per_token);
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    OwnedLayer owned;
+    owned.layer = layer;
+    owned.experts = static_cast<uint32_t>(config.num_experts);
+    owned.keys.hidden = owned.keys.dim = static_cast<uint32_t>(config.hidden_size);
+    std::vector<float> key(config.hidden_size);
+    key.front() = 1;
+    owned.keys.SetKeys(key);
+    const at::Tensor bias = module.bias(layer);
+    owned.SetValues(bias.defined() ? VectorOf(bias) : std::vector<float>(config.num_experts));
+    owned.calibration = {.k = 1, .tau = 1, .tau2 = kAlwaysSure};
+    ExportLinear(module, layer, owned);
+    tables.layers.push_back(std::move(owned));
+  }
+  return tables;
+}
+
+bool IsSecondHalf(const std::string& name) { return name.ends_with("_second_half") || name.ends_with("rewiring"); }
+
 }  // namespace
 
 std::vector<std::string> VariantNames() {
-  return {"frozen", "bias",   "router_finetune",   "full_finetune",  "knn", "knn+gate", "entries", "prototypes",
-          "memory", "oracle", "random_neighbours", "shuffled_values"};
+  return {"frozen",
+          "bias",
+          "router_finetune",
+          "full_finetune",
+          "knn",
+          "knn+gate",
+          "entries",
+          "prototypes",
+          "memory",
+          "oracle",
+          "random_neighbours",
+          "shuffled_values",
+          "frozen_second_half",
+          "rewiring",
+          "memory_second_half",
+          "memory+rewiring",
+          "warm_rewiring"};
 }
 
 Result<VariantRun> VariantMaker::Run(const std::string& name) {
   if (name == "frozen") return Score(name, *in_.model, {});
-  if (name == "bias" || name == "router_finetune") return RunLinear(name);
+  if (name.starts_with("bias") || name.starts_with("router_finetune")) return RunLinear(name);
   if (name == "full_finetune") return RunFullFinetune();
   if (name == "oracle") return RunOracle();
   if (name == "knn" || name == "knn+gate") return RunKnn(name);
   if (name == "entries" || name == "prototypes") return RunTrainedMemory(name);
   if (name == "random_neighbours" || name == "shuffled_values") return RunControl(name);
+  if (IsSecondHalf(name)) return RunSecondHalf(name);
   if (name == "memory") return RunTables(name, in_.memory, in_.ready_build_s["memory"]);
   return Error{ErrorCode::kInvalidArgument, "--variants: " + name + " is not a variant; see pointsman eval --help"};
 }
@@ -69,8 +116,30 @@ Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_
 }
 
 Result<VariantRun> VariantMaker::RunLinear(const std::string& name) {
+  constexpr std::string_view kGate = "+gate";
+  const bool gated = name.ends_with(kGate);
+  const std::string kind = gated ? name.substr(0, name.size() - kGate.size()) : name;
+  const TrainedLinear& trained = TrainLinear(kind);
+  if (gated) {
+    OwnedTables tables = LinearTables(trained.module, in_.model->config());
+    tables.gate = in_.gate;
+    return RunTables(name, MakeTables(std::move(tables)), trained.build_s);
+  }
+  const HookFactory hooks = [&](const Batch& batch, std::vector<uint32_t>*) {
+    return std::make_unique<ModuleHook>(trained.module, batch, /*training=*/false);
+  };
+  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, hooks));
+  run.build_s = trained.build_s;
+  double bytes = 0;
+  for (const Parameter& p : trained.module.Parameters()) bytes += static_cast<double>(p.value.numel() * sizeof(float));
+  run.bytes_per_token = bytes / static_cast<double>(in_.reference->tokens());
+  return run;
+}
+
+const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& kind) {
+  if (const auto found = linear_.find(kind); found != linear_.end()) return found->second;
   LinearPartOptions options;
-  (name == "bias" ? options.bias_rate : options.router_delta_rate) = name == "bias" ? kBiasRate : kRouterRate;
+  (kind == "bias" ? options.bias_rate : options.router_delta_rate) = kind == "bias" ? kBiasRate : kRouterRate;
   LinearPart module(in_.model->config(), options);
   TrainOptions train;
   train.epochs = kBaselineEpochs;
@@ -79,16 +148,8 @@ Result<VariantRun> VariantMaker::RunLinear(const std::string& name) {
   const auto started = std::chrono::steady_clock::now();
   const TrainReport report = Train(*in_.model, module, in_.reference->reference, in_.reference->calibration, train);
   const double build_s = SecondsSince(started);
-  Say(Formatted((name + ": calibration %.4f -> %.4f nats").c_str(), report.initial_nll, report.best_nll));
-  const HookFactory hooks = [&module](const Batch& batch, std::vector<uint32_t>*) {
-    return std::make_unique<ModuleHook>(module, batch, /*training=*/false);
-  };
-  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, hooks));
-  run.build_s = build_s;
-  double bytes = 0;
-  for (const Parameter& p : module.Parameters()) bytes += static_cast<double>(p.value.numel() * sizeof(float));
-  run.bytes_per_token = bytes / static_cast<double>(in_.reference->tokens());
-  return run;
+  Say(Formatted((kind + ": calibration %.4f -> %.4f nats").c_str(), report.initial_nll, report.best_nll));
+  return linear_.emplace(kind, TrainedLinear{std::move(module), build_s}).first->second;
 }
 
 Result<VariantRun> VariantMaker::RunFullFinetune() {
@@ -120,6 +181,51 @@ Result<VariantRun> VariantMaker::RunOracle() {
   run.name = "oracle";
   run.test = SumByDocument(*in_.test, values.after);
   return run;
+}
+
+// Scored on second halves, beside frozen and memory on the same halves. Warm rewiring starts at the mean retrieved
+// change and does not search afterwards.
+Result<VariantRun> VariantMaker::RunSecondHalf(const std::string& name) {
+  ReroutedScoring options;
+  options.threads = in_.threads;
+  options.rerouting = in_.rerouting;
+  options.recompute = in_.rewire_recompute;
+  if (name.ends_with("_second_half")) options.rerouting.steps = 0;
+  if (name.starts_with("memory")) options.memory.tables = in_.memory;
+  if (name == "warm_rewiring") options.warm.tables = in_.memory;
+  VariantRun run;
+  run.name = name;
+  run.baseline = "frozen_second_half";
+  const auto score = [&](const ScoredText& text, int which) -> Result<std::vector<DocumentNll>> {
+    const ScoredText halves{text.documents, SecondHalves(text.sequences)};
+    POINTSMAN_TRY(const auto scores, ScoreRerouted(*in_.model, halves.sequences, options));
+    NoteWorst(name, which, halves.sequences, scores);
+    return SumByDocument(halves, scores);
+  };
+  const auto started = std::chrono::steady_clock::now();
+  POINTSMAN_TRY(run.test, score(*in_.test, 0));
+  run.seconds_per_token = SecondsSince(started) / static_cast<double>(CountTargets(in_.test->sequences));
+  POINTSMAN_TRY(run.unrelated, score(*in_.unrelated, 1));
+  return run;
+}
+
+void VariantMaker::NoteWorst(const std::string& name, int text, std::span<const Sequence> halves,
+                             std::span<const SequenceScore> scores) {
+  if (name == "frozen_second_half") frozen_halves_[text].assign(scores.begin(), scores.end());
+  if (name == "frozen_second_half" || frozen_halves_[text].empty()) return;
+  double worst = -1e9;
+  size_t worse = 0, counted = 0;
+  for (size_t i = 0; i < halves.size(); ++i) {
+    const double tokens = std::accumulate(halves[i].mask.begin(), halves[i].mask.end(), 0.0);
+    if (tokens == 0) continue;
+    const auto sum = [](const SequenceScore& s) { return std::accumulate(s.nll.begin(), s.nll.end(), 0.0); };
+    const double change = (sum(scores[i]) - sum(frozen_halves_[text][i])) / tokens;
+    worst = std::max(worst, change);
+    worse += change > 0;
+    ++counted;
+  }
+  Say(fmt::format("{}, {}: worst sequence {:+.4f} nats per token, {} of {} sequences worse", name,
+                  text == 0 ? "your text" : "unrelated text", worst, worse, counted));
 }
 
 CandidateOptions VariantMaker::CandidateDefaults() const {

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "adapt/linear_part.h"
+#include "adapt/rerouting.h"
 #include "indexer/candidates.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
@@ -28,6 +30,8 @@ struct VariantInputs {
   OwnedGate gate;                               // common to all gated variants
   std::map<std::string, std::shared_ptr<const RoutingTables>> ready;  // kinds that a build has trained already, gated
   std::map<std::string, double> ready_build_s;
+  ReroutingOptions rerouting;
+  bool rewire_recompute = false;
   uint64_t seed = 0;
   int threads = 1;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
@@ -40,9 +44,15 @@ class VariantMaker {
   Result<VariantRun> Run(const std::string& name);
 
  private:
-  Result<VariantRun> RunLinear(const std::string& name);
+  struct TrainedLinear {
+    LinearPart module;
+    double build_s = 0;
+  };
+  const TrainedLinear& TrainLinear(const std::string& kind);  // "bias" or "router_finetune", trained once
+  Result<VariantRun> RunLinear(const std::string& name);      // with or without "+gate"
   Result<VariantRun> RunFullFinetune();
   Result<VariantRun> RunOracle();
+  Result<VariantRun> RunSecondHalf(const std::string& name);
   Result<VariantRun> RunTrainedMemory(const std::string& name);
   Result<VariantRun> RunKnn(const std::string& name);
   Result<VariantRun> RunControl(const std::string& name);
@@ -55,6 +65,12 @@ class VariantMaker {
   }
 
   VariantInputs in_;
+  // Says how far single sequences fell behind frozen; 0 = test, 1 = unrelated text.
+  void NoteWorst(const std::string& name, int text, std::span<const Sequence> halves,
+                 std::span<const SequenceScore> scores);
+
+  std::map<std::string, TrainedLinear> linear_;
+  std::vector<SequenceScore> frozen_halves_[2];
   std::optional<Candidate> knn_;          // shared by knn and knn+gate
   std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };

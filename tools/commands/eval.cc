@@ -8,6 +8,7 @@
 #include "memory/file_layer.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
+#include "tools/rewire_settings.h"
 
 namespace pointsman {
 namespace {
@@ -35,6 +36,8 @@ Result<Output> RunEval(const Settings& settings) {
   options.variants = settings.Texts("variants");
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
+  POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
+  options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));
   if (options.memory.empty() && options.data.corpus.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus PATH is missing: give it, or a --memory that knows its own"};

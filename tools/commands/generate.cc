@@ -9,12 +9,14 @@
 #include <iterator>
 #include <optional>
 
+#include "adapt/rerouting.h"
 #include "memory/memory.h"
 #include "models/model.h"
 #include "models/router_hook.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
 #include "tools/explain.h"
+#include "tools/rewire_settings.h"
 
 namespace pointsman {
 namespace {
@@ -39,6 +41,20 @@ Result<std::shared_ptr<const Memory>> OpenFor(const MoeModel& model, const std::
   return memory;
 }
 
+// The vectors of one text. A single token says nothing about what follows it: no vectors.
+Result<SessionVectors> LearnFrom(const MoeModel& model, std::span<const int32_t> context, const MemoryBinding& memory,
+                                 const ReroutingOptions& options) {
+  if (context.size() < 2) return SessionVectors{};
+  Sequence sequence;
+  sequence.inputs.assign(context.begin(), context.end() - 1);
+  sequence.targets.assign(context.begin() + 1, context.end());
+  sequence.mask.assign(sequence.inputs.size(), 1);
+  const std::vector<uint32_t> members{0};
+  POINTSMAN_TRY(const Rerouted rerouted,
+                Reroute(model, MakeBatch(std::span(&sequence, 1), members), memory, {}, options));
+  return SessionOf(rerouted.vectors, 0);
+}
+
 }  // namespace
 
 Result<Output> RunGenerate(const Settings& settings) {
@@ -60,16 +76,27 @@ Result<Output> RunGenerate(const Settings& settings) {
   Router router;
   RouterHook hook(router);
   std::optional<Explainer> explainer;
+  MemoryBinding binding;
   if (settings.Has("memory")) {
     POINTSMAN_TRY(const auto memory, OpenFor(*model, settings.Path("memory")));
     // The tables are a part of the memory: sharing its ownership keeps both alive.
-    const std::shared_ptr<const RoutingTables> tables(memory, &memory->tables());
-    options.slot = router.AddSlot({.tables = tables,
-                                   .session = nullptr,
-                                   .strength = static_cast<float>(settings.Real("strength")),
-                                   .shadow = false});
-    options.hook = &hook;
+    binding.tables = std::shared_ptr<const RoutingTables>(memory, &memory->tables());
+    binding.strength = static_cast<float>(settings.Real("strength"));
     if (settings.Flag("explain")) explainer.emplace(*model, memory);
+  }
+  if (binding.tables || settings.Flag("rewire")) {
+    options.slot =
+        router.AddSlot({.tables = binding.tables, .session = nullptr, .strength = binding.strength, .shadow = false});
+    options.hook = &hook;
+  }
+  if (settings.Flag("rewire")) {
+    POINTSMAN_TRY(const ReroutingOptions rerouting, ReroutingOptionsOf(settings));
+    options.context_interval = settings.Integer("rewire-interval");
+    options.on_context = [&, rerouting](std::span<const int32_t> context) -> Result<bool> {
+      POINTSMAN_TRY(SessionVectors learned, LearnFrom(*model, context, binding, rerouting));
+      router.SetSession(options.slot, std::make_shared<const SessionVectors>(std::move(learned)));
+      return settings.Text("rewire-kv") == "recompute";
+    };
   }
   hook.CollectTrace(explainer.has_value());
   options.on_token = [&](int32_t token, std::string_view) {

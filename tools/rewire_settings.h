@@ -1,0 +1,13 @@
+// The --rewire-* options, shared by generate and eval.
+#pragma once
+
+#include "adapt/rerouting_options.h"
+#include "memory/result.h"
+#include "tools/settings.h"
+
+namespace pointsman {
+
+// Errors (kInvalidArgument): --rewire-layers or --rewire-guard is not understood.
+Result<ReroutingOptions> ReroutingOptionsOf(const Settings& settings);
+
+}  // namespace pointsman
