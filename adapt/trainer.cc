@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
+#include <random>
 
 #include "adapt/adam.h"
 #include "adapt/parallel.h"
@@ -30,6 +31,29 @@ ShardResult ShardGradients(const MoeModel& model, const RoutingModule* module,
   const at::Tensor sum = TokenLosses(model, batch, hook.get()).sum();
   result.loss_sum = sum.item<double>();
   result.gradients = torch::autograd::grad({sum / batch_weight}, parameters, {}, /*retain_graph=*/std::nullopt,
+                                           /*create_graph=*/false, /*allow_unused=*/true);
+  return result;
+}
+
+// Gradient of the penalty on one draw of `still`.
+ShardResult StillGradients(const RoutingModule& module, const std::vector<at::Tensor>& parameters,
+                           const StillRows& still, uint64_t seed) {
+  c10::AutoGradMode with_grad(true);
+  const int64_t count = std::min(still.rows_per_step, still.ids.size(0));
+  std::mt19937_64 random(seed);
+  at::Tensor rows = at::empty({count}, at::kLong);
+  for (int64_t i = 0; i < count; ++i) rows.data_ptr<int64_t>()[i] = static_cast<int64_t>(random() % still.ids.size(0));
+  Batch batch;
+  batch.ids = still.ids.index_select(0, rows).unsqueeze(0);
+  at::Tensor sum = at::zeros({}, at::kFloat);
+  for (size_t layer = 0; layer < still.hidden.size(); ++layer) {
+    const at::Tensor change = module.Change(static_cast<int>(layer), still.hidden[layer].index_select(0, rows), batch,
+                                            /*training=*/false);
+    if (change.defined()) sum = sum + change.square().sum();
+  }
+  ShardResult result;
+  const double scale = still.weight / static_cast<double>(count * static_cast<int64_t>(still.hidden.size()));
+  result.gradients = torch::autograd::grad({sum * scale}, parameters, {}, /*retain_graph=*/std::nullopt,
                                            /*create_graph=*/false, /*allow_unused=*/true);
   return result;
 }
@@ -95,9 +119,15 @@ class Loop {
       weight += shards.back().weights.sum().item<double>();
     }
     if (weight == 0) return {0, 0};
-    std::vector<ShardResult> results(shards.size());
-    ParallelFor(static_cast<int>(shards.size()), options_.threads,
-                [&](int i) { results[i] = ShardGradients(model_, module_, values_, shards[i], weight); });
+    const bool still = module_ && options_.still && options_.still->weight > 0;
+    const size_t parts = shards.size();
+    std::vector<ShardResult> results(parts + still);
+    ++steps_;
+    ParallelFor(static_cast<int>(results.size()), options_.threads, [&](int i) {
+      results[i] = static_cast<size_t>(i) < parts
+                       ? ShardGradients(model_, module_, values_, shards[i], weight)
+                       : StillGradients(*module_, values_, *options_.still, options_.seed * 1000003 + steps_);
+    });
     double loss = results[0].loss_sum;
     std::vector<at::Tensor>& total = results[0].gradients;
     for (size_t s = 1; s < results.size(); ++s) {
@@ -138,6 +168,7 @@ class Loop {
   std::span<const Sequence> reference_, held_out_;
   const TrainOptions& options_;
   Adam adam_;
+  uint64_t steps_ = 0;
 };
 
 }  // namespace

@@ -19,6 +19,16 @@ struct EpochReport {
   double seconds = 0;
 };
 
+// Rows of unrelated text that the module is to leave alone: `weight` times the mean over rows and layers of the squared
+// change of their logits is added to the loss. Their router inputs are the frozen model's, which stay right as far as
+// the penalty works, so no forward pass is needed.
+struct StillRows {
+  std::vector<at::Tensor> hidden;  // [layer] = [N, H] fp32; empty: none
+  at::Tensor ids;                  // [N] int64, the tokens
+  double weight = 0;
+  int64_t rows_per_step = 1024;  // drawn by seed and step
+};
+
 struct TrainOptions {
   int epochs = 6;
   int patience = 2;               // stop after this many epochs without a better held-out loss
@@ -26,6 +36,7 @@ struct TrainOptions {
   double beta2 = 0.999;
   uint64_t seed = 0;
   int threads = 1;
+  const StillRows* still = nullptr;  // borrowed
   std::function<void(uint64_t tokens)> on_progress;
   std::function<void(const EpochReport&)> on_epoch;
 };

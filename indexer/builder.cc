@@ -5,20 +5,16 @@
 #include <utility>
 
 #include "indexer/build_stages.h"
-#include "indexer/calibrate.h"
 #include "indexer/candidates.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/evaluation/scoring.h"
+#include "indexer/gate_search.h"
 #include "indexer/job.h"
 #include "indexer/publish.h"
 #include "memory/hash.h"
 
 namespace pointsman {
 namespace {
-
-// The damage that the gate must stay under while it is calibrated, as a part of the bound: the other half of the
-// unrelated text decides, and it is another sample.
-constexpr double kDamageMargin = 0.25;
 
 struct Preset {
   int epochs;
@@ -113,10 +109,6 @@ class Builder {
 
  private:
   Result<Candidate> MakeCandidate(const std::string& name, const Preset& preset);
-  Status CalibrateGate(std::vector<Candidate>& candidates);
-  // The scores of `text` with the candidate's memory, given that the gate opens for the sequences `opened` only.
-  Result<std::vector<SequenceScore>> ScoreOpened(const Candidate& candidate, const ScoredText& text,
-                                                 std::span<const size_t> opened, std::span<const SequenceScore> frozen);
   Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& text);
   Result<size_t> Choose(std::vector<Candidate>& candidates);
   Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
@@ -171,61 +163,6 @@ Result<VariantRun> Builder::ScoreGated(const Candidate& candidate, const ScoredT
   options.threads = options_.data.threads;
   return ScoreVariant(candidate.name, model_, TableHooks(MakeTables(candidate.tables), errors), errors, text, {},
                       options);
-}
-
-// The most open ramp whose damage on the calibration half of the unrelated text stays under the margin, for each
-// candidate. A sequence for which the gate never opens keeps the frozen model's losses, which its bits would give
-// again. If even the tightest ramp does damage, the verdict says so.
-Status Builder::CalibrateGate(std::vector<Candidate>& candidates) {
-  const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
-  GateOptions gate_options;
-  gate_options.seed = options_.data.seed;
-  const at::Tensor unrelated_hidden = CaptureHidden(model_, unrelated.sequences, {options_.data.threads, {}}).front();
-  POINTSMAN_TRY(OwnedGate gate, MakeGate(set_.hidden.front(), unrelated_hidden, gate_options));
-  const GateSamples samples = SampleGate(model_, gate, set_.calibration, unrelated.sequences, options_.data.threads);
-  const std::vector<SequenceScore> frozen =
-      ScoreSequences(model_, unrelated.sequences, {}, {.threads = options_.data.threads});
-  const std::vector<DocumentNll> frozen_sums = SumByDocument(unrelated, frozen);
-  for (Candidate& candidate : candidates) {
-    const auto harmless = [&](const OwnedGate& tried, const GateQuantiles& quantiles) -> Result<bool> {
-      candidate.tables.gate = tried;
-      const std::vector<size_t> opened = OpenSequences(samples.unrelated, tried);
-      POINTSMAN_TRY(const auto scores, ScoreOpened(candidate, unrelated, opened, frozen));
-      POINTSMAN_TRY(const auto differences, PairedDifferences(SumByDocument(unrelated, scores), frozen_sums));
-      const Estimate damage = EstimateDifference(differences, {options_.data.seed});
-      const bool good = damage.ci95.high < kDamageMargin * options_.damage_bound;
-      char line[200];
-      std::snprintf(line, sizeof line,
-                    "gate for %s: lo %.3f (%.2f %% of unrelated text), hi %.3f (%.0f %% of reference): damage %+.5f "
-                    "nats, 95 %% below %+.5f: %s",
-                    candidate.name.c_str(), tried.lo, 100 * quantiles.unrelated, tried.hi, 100 * quantiles.related,
-                    damage.mean, damage.ci95.high, good ? "good" : "too much");
-      Say(line);
-      return good;
-    };
-    POINTSMAN_TRY(const auto chosen, SetMostOpenRamp(samples, harmless, gate));
-    candidate.tables.gate = gate;
-    char line[160];
-    std::snprintf(line, sizeof line, "gate for %s: lo %.3f, hi %.3f, open %.0f %% on reference text%s",
-                  candidate.name.c_str(), gate.lo, gate.hi, 100 * Openness(samples.related, gate),
-                  chosen ? "" : "; even this one does damage");
-    Say(line);
-  }
-  return {};
-}
-
-Result<std::vector<SequenceScore>> Builder::ScoreOpened(const Candidate& candidate, const ScoredText& text,
-                                                        std::span<const size_t> opened,
-                                                        std::span<const SequenceScore> frozen) {
-  std::vector<Sequence> sequences;
-  for (size_t i : opened) sequences.push_back(text.sequences[i]);
-  const auto errors = std::make_shared<HookErrors>();
-  const auto scores = ScoreSequences(model_, sequences, TableHooks(MakeTables(candidate.tables), errors),
-                                     {.threads = options_.data.threads});
-  POINTSMAN_CHECK_OK(errors->first());
-  std::vector<SequenceScore> all(frozen.begin(), frozen.end());
-  for (size_t i = 0; i < opened.size(); ++i) all[opened[i]] = scores[i];
-  return all;
 }
 
 // Gain per byte on the calibration split, under the gate (design.md 5).
@@ -319,7 +256,15 @@ Result<BuildReport> Builder::Run() {
     candidates.push_back(std::move(candidate));
   }
   clock_.Start("gate");
-  POINTSMAN_CHECK_OK(CalibrateGate(candidates));
+  GateSearchOptions gate;
+  gate.seed = options_.data.seed;
+  gate.threads = options_.data.threads;
+  gate.damage_bound = options_.damage_bound;
+  gate.say = [&](const std::string& line) { Say(line); };
+  const std::vector<Sequence> learned =
+      MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
+  const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
+  POINTSMAN_CHECK_OK(SearchGates(model_, set_, learned, unrelated, gate, candidates));
   POINTSMAN_TRY(const size_t chosen, Choose(candidates));
 
   clock_.Start("write");

@@ -1,22 +1,17 @@
 #include "indexer/calibrate.h"
 
-#include <ATen/ATen.h>
-
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <set>
+#include <utility>
 
-#include "adapt/entry_values.h"
-#include "adapt/tensors.h"
 #include "indexer/evaluation/statistics.h"
-#include "memory/key_transform.h"
-#include "memory/layer_index.h"
 #include "router/context_gate.h"
 
 namespace pointsman {
 namespace {
 
-constexpr int kKMeansIterations = 8;
 constexpr size_t kSettledUnrelated = 4, kSettledRelated = 8;  // tokens before m_t counts (findings F3)
 
 // Running means m_t for t > skip.
@@ -33,76 +28,61 @@ std::vector<double> RunningMeans(const std::vector<std::vector<float>>& sequence
 }
 
 // G of one sequence, token by token, as the router will compute it.
-std::vector<float> GateValues(std::span<const float> similarities, const OwnedGate& gate) {
-  GateState state;
+std::vector<float> GateValues(std::span<const float> evidence, const OwnedGate& gate) {
   const GateView view = ViewOf(gate);
   std::vector<float> values;
-  for (uint32_t t = 0; t < similarities.size(); ++t) values.push_back(state.Append(view, t, similarities[t]));
+  double sum = 0;
+  for (float e : evidence) {
+    sum += e;
+    values.push_back(GateValue(view, sum, values.size() + 1));
+  }
   return values;
 }
 
-std::vector<std::vector<float>> Similarities(const MoeModel& model, const OwnedGate& gate,
-                                             std::span<const Sequence> sequences, int threads) {
-  std::vector<Sequence> numbered(sequences.begin(), sequences.end());
-  NumberRows(numbered);
-  const at::Tensor hidden = CaptureHidden(model, numbered, {threads, {}})[gate.layer];
-  const KeyIndexView view = ViewOf(gate.keys);
+std::vector<std::vector<float>> Evidence(const OwnedGate& gate, std::span<const Sequence> sequences) {
+  const GateView view = ViewOf(gate);
   std::vector<std::vector<float>> result;
-  for (const Sequence& s : numbered) {
-    const size_t n = s.inputs.size();
-    std::vector<Neighbour> found(n * gate.k);
-    SearchExact(view, SpanOf(hidden).subspan(s.first_row * view.hidden, n * view.hidden), gate.k, found);
-    std::vector<float> means(n);
-    for (size_t t = 0; t < n; ++t) {
-      double sum = 0;
-      for (int32_t i = 0; i < gate.k; ++i) sum += found[t * gate.k + i].similarity;
-      means[t] = static_cast<float>(sum / gate.k);
+  for (const Sequence& s : sequences) {
+    std::vector<float> evidence;
+    int32_t previous = kNoToken;
+    for (int32_t token : s.inputs) {
+      evidence.push_back(static_cast<float>(GateEvidence(view, previous, token)));
+      previous = token;
     }
-    result.push_back(std::move(means));
+    result.push_back(std::move(evidence));
   }
   return result;
 }
 
+std::set<uint64_t> TokenPairs(std::span<const Sequence> sequences) {
+  std::set<uint64_t> pairs;
+  for (const Sequence& s : sequences) {
+    for (size_t t = 0; t < s.inputs.size(); ++t) {
+      pairs.insert(uint64_t{static_cast<uint32_t>(s.inputs[t])} << 32 | static_cast<uint32_t>(s.targets[t]));
+    }
+  }
+  return pairs;
+}
+
 }  // namespace
 
-Result<OwnedGate> MakeGate(const at::Tensor& reference, const at::Tensor& unrelated, const GateOptions& options) {
+Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const Sequence> unrelated,
+                           const GateOptions& options) {
+  const std::set<uint64_t> known = TokenPairs(reference), common = TokenPairs(unrelated);
+  if (known.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "context gate: the reference text is empty; give more --corpus text"};
+  }
   OwnedGate gate;
   gate.enabled = true;
-  gate.layer = 0;
   gate.n0 = options.n0;
-  const int64_t width = reference.size(1);
-  const uint32_t centroids = std::min(options.centroids, static_cast<uint32_t>(reference.size(0) / 4));
-  if (centroids == 0 || unrelated.size(0) == 0) {
-    return Error{ErrorCode::kInvalidArgument, "context gate: " + std::to_string(reference.size(0)) +
-                                                  " tokens of reference and " + std::to_string(unrelated.size(0)) +
-                                                  " of unrelated text; it needs more of both"};
-  }
-  const uint32_t dim = std::min<uint32_t>(options.dim, static_cast<uint32_t>(width));
-  gate.k = std::min<int32_t>(options.best, static_cast<int32_t>(centroids));
-  // Equal numbers of rows of both kinds: the whitening must not belong to the longer text.
-  const int64_t rows = std::min(reference.size(0), unrelated.size(0));
-  const auto spread = [&](const at::Tensor& t) {
-    return t.index_select(
-        0,
-        (at::arange(rows, at::kDouble) * (static_cast<double>(t.size(0)) / static_cast<double>(rows))).to(at::kLong));
-  };
-  const at::Tensor both = at::cat({spread(reference), spread(unrelated)}).contiguous();
-  POINTSMAN_TRY(const KeyTransform transform, FitWhitening(SpanOf(both), static_cast<uint32_t>(width), dim));
-  const at::Tensor center = unrelated.mean(0);
-  const at::Tensor keys = ProjectKeys(reference, center, TensorOf(transform.projection, {dim, width})).contiguous();
-  POINTSMAN_TRY(const std::vector<float> centers,
-                SphericalKMeans(SpanOf(keys), dim, centroids, kKMeansIterations, options.seed));
-  gate.keys.hidden = static_cast<uint32_t>(width);
-  gate.keys.dim = dim;
-  gate.keys.mean = VectorOf(center);
-  gate.keys.projection = transform.projection;
-  gate.keys.SetKeys(centers);
+  gate.common = options.common;
+  gate.pairs.assign(known.begin(), known.end());
+  for (uint64_t pair : gate.pairs) gate.is_common.push_back(common.contains(pair));
   return gate;
 }
 
-GateSamples SampleGate(const MoeModel& model, const OwnedGate& gate, std::span<const Sequence> related,
-                       std::span<const Sequence> unrelated, int threads) {
-  return {Similarities(model, gate, related, threads), Similarities(model, gate, unrelated, threads)};
+GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated) {
+  return {Evidence(gate, related), Evidence(gate, unrelated)};
 }
 
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate) {
@@ -119,10 +99,10 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
   gate.hi = std::max(gate.hi, gate.lo + kMinRamp);
 }
 
-double Openness(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
+double Openness(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate) {
   double sum = 0;
   size_t tokens = 0;
-  for (const std::vector<float>& s : similarities) {
+  for (const std::vector<float>& s : evidence) {
     for (float value : GateValues(s, gate)) sum += value;
     tokens += s.size();
   }
@@ -158,10 +138,10 @@ Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples,
   return best;
 }
 
-std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& similarities, const OwnedGate& gate) {
+std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate) {
   std::vector<size_t> open;
-  for (size_t i = 0; i < similarities.size(); ++i) {
-    const std::vector<float> values = GateValues(similarities[i], gate);
+  for (size_t i = 0; i < evidence.size(); ++i) {
+    const std::vector<float> values = GateValues(evidence[i], gate);
     if (std::any_of(values.begin(), values.end(), [](float g) { return g > 0; })) open.push_back(i);
   }
   return open;

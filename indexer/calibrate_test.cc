@@ -7,7 +7,7 @@
 namespace pointsman {
 namespace {
 
-// Related text has similarities around .8, unrelated around .3.
+// Related text has evidence around .8, unrelated around .3.
 GateSamples TwoDomains() {
   GateSamples samples;
   for (int i = 0; i < 20; ++i) {
@@ -85,8 +85,8 @@ TEST(CalibrateTest, SequencesThatStayShutAreNamed) {
   OwnedGate gate;
   gate.n0 = 0;
   gate.lo = 0.5f;
-  const std::vector<std::vector<float>> similarities{{0.1f, 0.2f}, {0.1f, 0.95f}, {0.6f, 0.0f}, {}};
-  EXPECT_EQ(OpenSequences(similarities, gate), (std::vector<size_t>{1, 2}));
+  const std::vector<std::vector<float>> evidence{{0.1f, 0.2f}, {0.1f, 0.95f}, {0.6f, 0.0f}, {}};
+  EXPECT_EQ(OpenSequences(evidence, gate), (std::vector<size_t>{1, 2}));
 }
 
 TEST(CalibrateTest, DomainsThatCannotBeToldApartStillGiveARamp) {

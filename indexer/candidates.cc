@@ -20,6 +20,7 @@ TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options
   train.epochs = options.epochs;
   train.seed = options.seed;
   train.threads = options.threads;
+  train.still = options.still;
   train.on_progress = options.on_progress;
   if (options.on_epoch) train.on_epoch = [&options, name](const EpochReport& r) { options.on_epoch(name, r); };
   return train;
@@ -54,7 +55,9 @@ Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set
   prototypes.seed = options.seed;
   Candidate candidate{"prototypes", EmptyTables(model, set, MemoryKind::kPrototypes), 0, {}};
   POINTSMAN_TRY(std::unique_ptr<Prototypes> module, Prototypes::Create(model.config(), set.keys, prototypes));
-  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
+  std::vector<Sequence> text = set.reference;
+  text.insert(text.end(), options.anchors.begin(), options.anchors.end());
+  candidate.training = Train(model, *module, text, set.calibration, TrainingOf(candidate.name, options));
   candidate.tables.layers = module->Export(set.hidden, set.refs);
   candidate.build_s = SecondsSince(started);
   return candidate;
@@ -105,7 +108,7 @@ uint64_t TableBytes(const RoutingTables& tables) {
   const auto key_bytes = [](const KeyIndexView& k) {
     return k.codes.size_bytes() + k.code_scales.size_bytes() + k.mean.size_bytes() + k.projection.size_bytes();
   };
-  uint64_t bytes = tables.gate.enabled ? key_bytes(tables.gate.keys) : 0;
+  uint64_t bytes = tables.gate.pairs.size_bytes() + tables.gate.is_common.size_bytes();
   for (const LayerView& l : tables.layers) {
     bytes += key_bytes(l.keys) + l.values.size_bytes() + l.value_scales.size_bytes() + l.references.size_bytes() +
              l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes();

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct CandidateOptions {
   uint64_t seed = 0;
   int threads = 1;
   ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
+  // Unrelated text that prototypes are trained on beside the reference text, with the same loss.
+  std::span<const Sequence> anchors = {};
+  const StillRows* still = nullptr;  // unrelated text that the trained kinds learn to leave alone; borrowed
   std::function<void(uint64_t tokens)> on_progress;
   std::function<void(const std::string& name, const EpochReport&)> on_epoch;
 };

@@ -118,9 +118,10 @@ Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions
 Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,
                                   uint32_t max_tokens_per_document, uint64_t seed) {
   SplitBudgets budgets;
-  budgets.calibration_tokens = budgets.test_tokens = max_tokens / 2;
+  // A third each: the damage part must resolve the bound, the calibration part its quarter.
+  budgets.reference_tokens = budgets.calibration_tokens = budgets.test_tokens = max_tokens / 3;
   budgets.max_tokens_per_document = max_tokens_per_document;
-  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0, 0.5, 0.5}, budgets});
+  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0.3, 0.3, 0.4}, budgets});
 }
 
 SequenceOptions SequenceOptionsOf(const MoeConfig& config) {

@@ -36,7 +36,8 @@ Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& in
 Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,
                                  uint64_t seed, std::span<const Document> known = {});
 
-// Unrelated text: half of the clusters calibrates the gate (kCalibration), half measures damage (kTest).
+// Unrelated text, split by cluster: some is learned from (kReference: what the memory must not change, and which token
+// pairs are common), some calibrates the gate (kCalibration), the rest measures damage (kTest).
 Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,
                                   uint32_t max_tokens_per_document, uint64_t seed);
 

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <string>
 
@@ -107,15 +108,15 @@ Status CheckLayer(const LayerView& layer, const RoutingTables& tables) {
 Status CheckGate(const GateView& gate) {
   Checker check("gate");
   if (gate.enabled) {
-    check.Require(gate.layer >= 0 && gate.layer <= kMaxLayer, "the layer number is out of range");
-    check.Require(gate.k >= 1 && gate.k <= kMaxNeighbours,
-                  fmt::format("k is {}, not in 1..{}", gate.k, kMaxNeighbours));
     check.Require(std::isfinite(gate.n0) && gate.n0 >= 0, "n0 is negative or not finite");
     check.Require(std::isfinite(gate.prior), "the prior is not finite");
     check.Require(std::isfinite(gate.lo) && std::isfinite(gate.hi) && gate.lo < gate.hi, "lo is not below hi");
-    check.Require(gate.keys.rows >= 1, "there are no centroids");
+    check.Require(gate.common >= 0 && gate.common <= 1, "the weight of common pairs is not in 0..1");
+    check.Require(!gate.pairs.empty(), "there are no token pairs");
   }
-  if (gate.enabled || gate.keys.rows > 0) CheckKeys(gate.keys, &check);
+  check.Require(gate.is_common.size() == gate.pairs.size(), "the marks of common pairs are not one a pair");
+  check.Require(std::adjacent_find(gate.pairs.begin(), gate.pairs.end(), std::greater_equal<>()) == gate.pairs.end(),
+                "the token pairs do not ascend");
   return check.status();
 }
 

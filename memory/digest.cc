@@ -83,16 +83,9 @@ void HashLayer(Xxh3Stream* stream, const LayerView& layer) {
 void HashGate(Xxh3Stream* stream, const GateView& gate) {
   stream->UpdateValue(static_cast<uint8_t>(gate.enabled));
   if (!gate.enabled) return;
-  stream->UpdateValue(gate.layer);
-  stream->UpdateValue(gate.k);
-  for (float value : {gate.n0, gate.prior, gate.lo, gate.hi}) stream->UpdateValue(value);
-  HashTransform(stream, gate.keys);
-  RowHasher rows;
-  for (uint64_t row = 0; row < gate.keys.rows; ++row) {
-    AddKey(&rows, gate.keys, row);
-    rows.EndRow();
-  }
-  rows.Finish(stream);
+  for (float value : {gate.n0, gate.prior, gate.common, gate.lo, gate.hi}) stream->UpdateValue(value);
+  for (uint64_t pair : gate.pairs) stream->UpdateValue(pair);
+  for (uint8_t mark : gate.is_common) stream->UpdateValue(mark);
 }
 
 }  // namespace

@@ -33,12 +33,10 @@ static_assert(sizeof(LayerParameters) == 56);
 
 struct GateParameters {
   uint32_t enabled;
-  int32_t layer, k;
-  float n0, prior, lo, hi;
-  uint32_t hidden, dim, reserved;
-  uint64_t rows;
+  float n0, prior, common, lo, hi;
+  uint64_t pairs;
 };
-static_assert(sizeof(GateParameters) == 48);
+static_assert(sizeof(GateParameters) == 32);
 
 using Sections = std::vector<SectionData>;
 
@@ -92,11 +90,12 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
 }
 
 Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const GateView& gate) {
-  const GateParameters parameters{gate.enabled, gate.layer,       gate.k,        gate.n0, gate.prior,    gate.lo,
-                                  gate.hi,      gate.keys.hidden, gate.keys.dim, 0,       gate.keys.rows};
+  const uint64_t pairs = gate.pairs.size();
+  const GateParameters parameters{gate.enabled, gate.n0, gate.prior, gate.common, gate.lo, gate.hi, pairs};
   Sections sections;
   AddParameters(&sections, parameters);
-  AddKeys(&sections, gate.keys);
+  Add(&sections, SectionType::kTokenPairs, gate.pairs, pairs, 1);
+  Add(&sections, SectionType::kCommonPairs, gate.is_common, pairs, 1);
   return WriteSectionFile(files, directory / "gate.bin", DerivedKind::kGate, set_id, sections);
 }
 
@@ -182,13 +181,13 @@ Result<GateView> MapGate(const SectionFile& file) {
   POINTSMAN_TRY(const GateParameters parameters, Parameters<GateParameters>(file));
   GateView gate;
   gate.enabled = parameters.enabled != 0;
-  gate.layer = parameters.layer;
-  gate.k = parameters.k;
   gate.n0 = parameters.n0;
   gate.prior = parameters.prior;
+  gate.common = parameters.common;
   gate.lo = parameters.lo;
   gate.hi = parameters.hi;
-  POINTSMAN_TRY(gate.keys, MapKeys(file, parameters.hidden, parameters.dim, parameters.rows));
+  POINTSMAN_TRY(gate.pairs, file.GetOptional<uint64_t>(SectionType::kTokenPairs, parameters.pairs, 1));
+  POINTSMAN_TRY(gate.is_common, file.GetOptional<uint8_t>(SectionType::kCommonPairs, parameters.pairs, 1));
   return gate;
 }
 

@@ -1,7 +1,7 @@
 // A generation: one published, immutable derived index, derived/gen-NNN/ (docs/formats.md).
 //
 //   documents.bin   what the memory is (kind, value kind, top-k), which layers it has, the documents' names
-//   gate.bin        the context gate and its centroids
+//   gate.bin        the context gate and its token pairs
 //   layer-NNN.bin   keys, values, references, transform, calibration and trained parts of one layer
 //
 // A pipeline rank that hosts some layers reads only their files' pages. Thread-safe: plain functions.

@@ -70,10 +70,14 @@ class GenerationOfPrototypes : public testing::Test {
     owned.layers.push_back(Layer(1, 40));
     owned.layers.push_back(Layer(3, 17));
     owned.documents = {"notes/first.md", "corpus.jsonl#2"};
-    owned.gate = {.enabled = true, .layer = 1, .k = 3, .n0 = 2, .prior = 0.1f, .lo = 0.2f, .hi = 0.6f, .keys = {}};
-    owned.gate.keys.hidden = kHidden;
-    owned.gate.keys.dim = kHidden;
-    owned.gate.keys.SetKeys(Random(11 * kHidden));
+    owned.gate = {.enabled = true,
+                  .n0 = 2,
+                  .prior = 0.1f,
+                  .common = 0.4f,
+                  .lo = 0.2f,
+                  .hi = 0.6f,
+                  .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
+                  .is_common = {0, 1, 0}};
     return owned;
   }
 
@@ -136,13 +140,13 @@ void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
     EXPECT_EQ(Copy(x.token_table_scales), Copy(y.token_table_scales));
   }
   EXPECT_EQ(a.gate.enabled, b.gate.enabled);
-  EXPECT_EQ(a.gate.layer, b.gate.layer);
-  EXPECT_EQ(a.gate.k, b.gate.k);
   EXPECT_EQ(a.gate.n0, b.gate.n0);
   EXPECT_EQ(a.gate.prior, b.gate.prior);
   EXPECT_EQ(a.gate.lo, b.gate.lo);
   EXPECT_EQ(a.gate.hi, b.gate.hi);
-  ExpectSameKeys(a.gate.keys, b.gate.keys);
+  EXPECT_EQ(a.gate.common, b.gate.common);
+  EXPECT_TRUE(std::ranges::equal(a.gate.pairs, b.gate.pairs));
+  EXPECT_TRUE(std::ranges::equal(a.gate.is_common, b.gate.is_common));
 }
 
 TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
@@ -334,15 +338,20 @@ TEST_F(GenerationOfPrototypes, FilesOfSeveralBlocksAreCheckedBlockByBlock) {
   }
 }
 
-TEST_F(GenerationOfPrototypes, ANewerFormatVersionIsNotCalledDamage) {
+TEST_F(GenerationOfPrototypes, AnotherFormatVersionIsNotCalledDamage) {
   ASSERT_TRUE(Write().ok());
-  std::string bytes = files_.ReadFile(path() / "gate.bin").value();
-  bytes[8] = 2;
-  Overwrite("gate.bin", bytes);
-  auto mapped = Map();
-  ASSERT_FALSE(mapped.ok());
-  EXPECT_EQ(mapped.error().code, ErrorCode::kUnsupported);
-  EXPECT_THAT(mapped.error().message, HasSubstr("format version 2"));
+  const std::string bytes = files_.ReadFile(path() / "gate.bin").value();
+  for (const auto& [version, remedy] : {std::pair(kDerivedVersion + 1, "use a newer pointsman"),
+                                        std::pair(kDerivedVersion - 1, "build the memory again")}) {
+    std::string other = bytes;
+    other[8] = static_cast<char>(version);
+    Overwrite("gate.bin", other);
+    auto mapped = Map();
+    ASSERT_FALSE(mapped.ok());
+    EXPECT_EQ(mapped.error().code, ErrorCode::kUnsupported);
+    EXPECT_THAT(mapped.error().message, HasSubstr("format version " + std::to_string(version)));
+    EXPECT_THAT(mapped.error().message, HasSubstr(remedy));
+  }
 }
 
 TEST_F(GenerationOfPrototypes, TablesThatDoNotHoldTogetherAreNotWritten) {

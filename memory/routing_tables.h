@@ -74,17 +74,19 @@ struct LayerView {
 };
 inline constexpr uint32_t kPrototypeReferences = 8;
 
-// Context gate (findings F3): s_t = mean of the best `k` cosines to a fixed set of centroids at `layer`;
-// m_t = (n0 * prior + s_1 + .. + s_t) / (n0 + t);  G_t = clip((m_t - lo) / (hi - lo), 0, 1).
+// Context gate: does the text so far read like the reference text? Evidence of a token, given the one before it:
+//   e_t = 1 if the pair stands in the reference text, `common` if unrelated text has it too, else 0
+//   m_t = (n0 * prior + e_1 + .. + e_t) / (n0 + t);  G_t = clip((m_t - lo) / (hi - lo), 0, 1)
+// It depends on token ids alone, so G is known before the first layer (docs/decisions/001-gate-evidence.md).
 struct GateView {
   bool enabled = false;  // false: G = 1 everywhere (a variant without the gate)
-  int32_t layer = 0;     // first MoE layer
-  int32_t k = 8;
   float n0 = 4.0f;
-  float prior = 0.0f;
+  float prior = 0.0f;   // mean evidence of unrelated text; what an unknown token counts
+  float common = 0.3f;  // 0..1
   float lo = 0.0f;
   float hi = 1.0f;
-  KeyIndexView keys;  // the centroids
+  std::span<const uint64_t> pairs;     // [P], ascending: previous token << 32 | token
+  std::span<const uint8_t> is_common;  // [P], 1: unrelated text has the pair too
 };
 
 struct RoutingTables {

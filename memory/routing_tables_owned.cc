@@ -27,13 +27,13 @@ KeyIndexView ViewOf(const OwnedKeyIndex& keys) {
 
 GateView ViewOf(const OwnedGate& gate) {
   return {.enabled = gate.enabled,
-          .layer = gate.layer,
-          .k = gate.k,
           .n0 = gate.n0,
           .prior = gate.prior,
+          .common = gate.common,
           .lo = gate.lo,
           .hi = gate.hi,
-          .keys = ViewOf(gate.keys)};
+          .pairs = gate.pairs,
+          .is_common = gate.is_common};
 }
 
 void OwnedKeyIndex::SetKeys(const std::vector<float>& keys) { Quantize(keys, dim, &codes, &code_scales); }

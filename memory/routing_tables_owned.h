@@ -49,13 +49,13 @@ struct OwnedLayer {
 
 struct OwnedGate {
   bool enabled = false;
-  int32_t layer = 0;
-  int32_t k = 8;
   float n0 = 4.0f;
   float prior = 0.0f;
+  float common = 0.3f;
   float lo = 0.0f;
   float hi = 1.0f;
-  OwnedKeyIndex keys;
+  std::vector<uint64_t> pairs;     // [P], ascending
+  std::vector<uint8_t> is_common;  // [P]
 };
 
 struct OwnedTables {

@@ -32,7 +32,8 @@ OwnedTables FourEntries() {
   layer.references = {{0, 0}, {0, 1}, {1, 0}, {1, 1}};
   owned.layers.push_back(layer);
   owned.gate.enabled = true;
-  owned.gate.keys = layer.keys;
+  owned.gate.pairs = {5, 9};
+  owned.gate.is_common = {0, 1};
   return owned;
 }
 
@@ -48,7 +49,7 @@ TEST(MakeTables, ViewsShowTheVectorsAndOutliveThem) {
   EXPECT_FLOAT_EQ(layer.values[3] * layer.value_scales[1], -2.0f);
   EXPECT_EQ(layer.references[2].document, 1u);
   EXPECT_EQ(copy.documents[1], "b.md");
-  EXPECT_EQ(copy.gate.keys.rows, 4u);
+  EXPECT_EQ(copy.gate.pairs.size(), 2u);
   EXPECT_TRUE(CheckTables(copy).ok());
 }
 
@@ -97,9 +98,18 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
       {"layer 2 does not follow", [](OwnedTables* t) { t->layers.push_back(t->layers[0]); }},
       {"layer -3", [](OwnedTables* t) { t->layers[0].layer = -3; }},
       {"gate: lo", [](OwnedTables* t) { t->gate.lo = t->gate.hi; }},
-      {"gate: k is", [](OwnedTables* t) { t->gate.k = 0; }},
+      {"gate: the weight of common pairs", [](OwnedTables* t) { t->gate.common = 1.5f; }},
+      {"gate: the token pairs do not ascend",
+       [](OwnedTables* t) {
+         t->gate.pairs = {9, 9};
+       }},
+      {"gate: the marks of common pairs", [](OwnedTables* t) { t->gate.is_common.pop_back(); }},
       {"gate: n0", [](OwnedTables* t) { t->gate.n0 = -1; }},
-      {"gate: there are no", [](OwnedTables* t) { t->gate.keys = {}; }},
+      {"gate: there are no",
+       [](OwnedTables* t) {
+         t->gate.pairs.clear();
+         t->gate.is_common.clear();
+       }},
   };
   for (const Damage& damage : damages) {
     OwnedTables owned = FourEntries();
@@ -158,7 +168,8 @@ TEST(Digest, DependsOnEverythingThatRoutes) {
       },
       [](OwnedTables* t) { t->gate.enabled = false; },
       [](OwnedTables* t) { t->gate.lo = 0.1f; },
-      [](OwnedTables* t) { t->gate.keys.codes[3] = 5; },
+      [](OwnedTables* t) { t->gate.pairs[1] = 8; },
+      [](OwnedTables* t) { t->gate.is_common[0] = 1; },
   };
   std::vector<std::string> digests = {DigestOf(FourEntries())};
   for (const auto& change : changes) {

@@ -18,7 +18,7 @@
 
 namespace pointsman {
 
-inline constexpr uint32_t kDerivedVersion = 1;
+inline constexpr uint32_t kDerivedVersion = 2;
 inline constexpr uint64_t kDerivedBlockBytes = 64 << 10;
 inline constexpr uint64_t kSectionAlign = 64;
 
@@ -40,6 +40,8 @@ enum class SectionType : uint32_t {
   kLayerNumbers = 12,
   kNameOffsets = 13,
   kNames = 14,
+  kTokenPairs = 15,
+  kCommonPairs = 16,
 };
 
 // One array to write; `bytes` is rows * columns * element_bytes long.

@@ -131,9 +131,10 @@ TEST(GateGolden, MatchesDoublePrecision) {
     gate.prior = test["prior"];
     gate.lo = test["lo"];
     gate.hi = test["hi"];
-    GateState state;
-    for (uint32_t position = 0; position < test["similarities"].size(); ++position) {
-      const float value = state.Append(gate, position, test["similarities"][position]);
+    double sum = 0;
+    for (uint32_t position = 0; position < test["evidence"].size(); ++position) {
+      sum += test["evidence"][position].get<double>();
+      const float value = GateValue(gate, sum, position + 1);
       EXPECT_NEAR(value, test["expected"][position].get<double>(), 1e-6) << "position " << position;
     }
   }
@@ -154,32 +155,48 @@ TEST(Confidence, AggregateIsTheSumAndAverageTheMean) {
   EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kMeanSimilarity, 0.5f, neighbours), std::exp(-0.75f / 0.5f));
 }
 
-TEST(GateState, TruncationRestoresTheSameBits) {
-  const GateView gate{.enabled = true, .n0 = 4, .prior = 0.3f, .lo = 0.2f, .hi = 0.7f, .keys = {}};
+// Pairs (1, 2) and (2, 3), the second one common.
+struct PairGate {
+  std::vector<uint64_t> pairs{uint64_t{1} << 32 | 2, uint64_t{2} << 32 | 3};
+  std::vector<uint8_t> is_common{0, 1};
+  GateView view{.enabled = true,
+                .n0 = 2,
+                .prior = 0.25f,
+                .common = 0.5f,
+                .lo = 0.2f,
+                .hi = 0.7f,
+                .pairs = pairs,
+                .is_common = is_common};
+};
+
+TEST(GateEvidence, IsOneForAPairOfTheReferenceLessForACommonOneElseNothing) {
+  const PairGate gate;
+  EXPECT_EQ(GateEvidence(gate.view, 1, 2), 1.0);
+  EXPECT_EQ(GateEvidence(gate.view, 2, 3), 0.5);
+  EXPECT_EQ(GateEvidence(gate.view, 3, 2), 0.0);
+  EXPECT_EQ(GateEvidence(gate.view, 9, 9), 0.0);
+  EXPECT_EQ(GateEvidence(gate.view, kNoToken, 2), 0.25);
+  EXPECT_EQ(GateEvidence(gate.view, 1, kNoToken), 0.25);
+}
+
+TEST(GateState, AnotherTokenRewindsToItsPosition) {
+  const PairGate gate;
+  const std::vector<int32_t> text{1, 2, 3, 1, 2, 9, 1, 2, 3, 3};
   GateState straight, rewound;
-  for (uint32_t position = 0; position < 20; ++position) straight.Append(gate, position, 0.1 + 0.03 * position);
-  for (uint32_t position = 0; position < 15; ++position)
-    rewound.Append(gate, position, position < 7 ? 0.1 + 0.03 * position : 0.9);
-  rewound.Truncate(7);
-  EXPECT_EQ(rewound.recorded(), 7u);
-  for (uint32_t position = 7; position < 20; ++position) rewound.Append(gate, position, 0.1 + 0.03 * position);
-  EXPECT_EQ(rewound.History(gate), straight.History(gate));
+  for (uint32_t t = 0; t < text.size(); ++t) straight.Append(gate.view, t, text[t]);
+  for (uint32_t t = 0; t < text.size(); ++t) rewound.Append(gate.view, t, t < 4 ? text[t] : 7);
+  for (uint32_t t = 4; t < text.size(); ++t) rewound.Append(gate.view, t, text[t]);
+  EXPECT_EQ(rewound.recorded(), text.size());
+  EXPECT_EQ(rewound.History(gate.view), straight.History(gate.view));
 }
 
 TEST(GateState, PositionsNeverRecordedCountAsPrior) {
-  const GateView gate{.enabled = true, .n0 = 2, .prior = 0.25f, .lo = 0.2f, .hi = 0.7f, .keys = {}};
+  const PairGate gate;
   GateState with_hole, filled;
-  with_hole.Append(gate, 3, 0.5);
-  for (uint32_t position = 0; position < 3; ++position) filled.Append(gate, position, 0.25);
-  filled.Append(gate, 3, 0.5);
-  EXPECT_EQ(with_hole.History(gate), filled.History(gate));
-}
-
-TEST(GateSimilarity, IsTheMeanOfThoseFoundElseThePrior) {
-  const GateView gate{.enabled = true, .prior = 0.125f, .keys = {}};
-  const std::vector<Neighbour> two_of_three = {{.similarity = 0.75f, .row = 0}, {.similarity = 0.25f, .row = 1}, {}};
-  EXPECT_EQ(GateSimilarity(gate, two_of_three), 0.5);
-  EXPECT_EQ(GateSimilarity(gate, {}), 0.125);
+  with_hole.Append(gate.view, 3, 2);
+  for (uint32_t t = 0; t < 3; ++t) filled.Append(gate.view, t, kNoToken);
+  filled.Append(gate.view, 3, 2);
+  EXPECT_EQ(with_hole.History(gate.view), filled.History(gate.view));
 }
 
 }  // namespace

@@ -1,15 +1,15 @@
 #include "router/context_gate.h"
 
-#include "router/confidence.h"
+#include <algorithm>
 
 namespace pointsman {
 
-double GateSimilarity(const GateView& gate, std::span<const Neighbour> best) {
-  const auto found = FoundNeighbours(best);
-  if (found.empty()) return gate.prior;
-  double sum = 0;
-  for (const Neighbour& neighbour : found) sum += neighbour.similarity;
-  return sum / static_cast<double>(found.size());
+double GateEvidence(const GateView& gate, int32_t previous, int32_t token) {
+  if (previous < 0 || token < 0) return gate.prior;
+  const uint64_t pair = uint64_t{static_cast<uint32_t>(previous)} << 32 | static_cast<uint32_t>(token);
+  const auto found = std::lower_bound(gate.pairs.begin(), gate.pairs.end(), pair);
+  if (found == gate.pairs.end() || *found != pair) return 0;
+  return gate.is_common[found - gate.pairs.begin()] ? gate.common : 1.0;
 }
 
 float GateValue(const GateView& gate, double sum, uint64_t count) {
@@ -23,21 +23,22 @@ float GateValue(const GateView& gate, double sum, uint64_t count) {
 }
 
 void GateState::Truncate(uint32_t position) {
-  if (sums_.size() > position) sums_.resize(position);
+  if (seen_.size() > position) seen_.resize(position);
 }
 
-float GateState::Append(const GateView& gate, uint32_t position, double similarity) {
+float GateState::Append(const GateView& gate, uint32_t position, int32_t token) {
   Truncate(position);
-  const auto sum = [&] { return sums_.empty() ? 0.0 : sums_.back(); };
-  while (sums_.size() < position) sums_.push_back(sum() + gate.prior);
-  sums_.push_back(sum() + similarity);
-  return GateValue(gate, sums_.back(), sums_.size());
+  const auto sum = [&] { return seen_.empty() ? 0.0 : seen_.back().sum; };
+  while (seen_.size() < position) seen_.push_back({sum() + gate.prior, kNoToken});
+  const int32_t previous = seen_.empty() ? kNoToken : seen_.back().token;
+  seen_.push_back({sum() + GateEvidence(gate, previous, token), token});
+  return GateValue(gate, seen_.back().sum, seen_.size());
 }
 
 std::vector<float> GateState::History(const GateView& gate) const {
   std::vector<float> values;
-  values.reserve(sums_.size());
-  for (size_t i = 0; i < sums_.size(); ++i) values.push_back(GateValue(gate, sums_[i], i + 1));
+  values.reserve(seen_.size());
+  for (size_t i = 0; i < seen_.size(); ++i) values.push_back(GateValue(gate, seen_[i].sum, i + 1));
   return values;
 }
 

@@ -48,10 +48,9 @@ struct Router::Impl {
   };
 
   Status CheckRows(std::span<const uint32_t> row_slots, std::span<const uint32_t> positions);
-  float EnterStep(uint32_t row, Slot& slot, uint32_t position);
+  float EnterStep(uint32_t row, Slot& slot, uint32_t position, int32_t token);
   Status CheckCall(const Step& step, const CallShape& shape);
   std::span<const float> Gather(const Call& call, std::span<const uint32_t> rows);
-  void FillGates(const Call& call, const Group& group);
   Status CheckGates(const Step& step, const CallShape& shape) const;
   void RouteGroup(const Call& call, const Group& group);
   void RouteRow(const Call& call, uint32_t row, const Slot& slot, const LayerView* view,
@@ -122,19 +121,16 @@ Status Router::Impl::CheckRows(std::span<const uint32_t> row_slots, std::span<co
   return {};
 }
 
-// Puts one row of a live slot into the step and returns what is known of its gate.
-float Router::Impl::EnterStep(uint32_t row, Slot& slot, uint32_t position) {
-  if (slot.step != step_id) {
-    slot.step = step_id;
-    slot.gate.Truncate(position);
-  }
+// Puts one row of a live slot into the step and returns its gate.
+float Router::Impl::EnterStep(uint32_t row, Slot& slot, uint32_t position, int32_t token) {
+  slot.step = step_id;
   slot.length = position + 1;
   const auto& tables = slot.binding.tables;
   auto group = std::find_if(groups.begin(), groups.end(), [&](const Group& g) { return g.tables == tables; });
   if (group == groups.end()) group = groups.insert(group, Group{.tables = tables, .rows = {}});
   group->rows.push_back(row);
   if (tables == nullptr) return 0;
-  return tables->gate.enabled ? kGateUnset : 1;
+  return tables->gate.enabled ? slot.gate.Append(tables->gate, position, token) : 1;
 }
 
 Result<Step> Router::BeginStep(std::span<const uint32_t> slots, std::span<const uint32_t> positions,
@@ -154,7 +150,9 @@ Result<Step> Router::BeginStep(std::span<const uint32_t> slots, std::span<const 
             .gate = std::vector<float>(slots.size(), 0.0f),
             .id = ++impl.step_id};
   for (uint32_t row = 0; row < slots.size(); ++row) {
-    if (slots[row] != 0) step.gate[row] = impl.EnterStep(row, *impl.slots.Find(slots[row]), positions[row]);
+    if (slots[row] == 0) continue;
+    const int32_t token = tokens.empty() ? kNoToken : tokens[row];
+    step.gate[row] = impl.EnterStep(row, *impl.slots.Find(slots[row]), positions[row], token);
   }
   return step;
 }
@@ -188,42 +186,11 @@ std::span<const float> Router::Impl::Gather(const Call& call, std::span<const ui
   return queries;
 }
 
-void Router::Impl::FillGates(const Call& call, const Group& group) {
-  const GateView& gate = group.tables->gate;
-  if (!gate.enabled || gate.layer != call.shape.layer) return;
-  search_rows.clear();
-  for (const uint32_t row : group.rows) {
-    const bool finite = AllFinite(RowOf(call.hidden, row, call.shape.hidden));
-    if (call.step.gate[row] == kGateUnset && finite) search_rows.push_back(row);
-  }
-  const auto k = static_cast<uint32_t>(std::clamp<int64_t>(gate.k, 0, static_cast<int64_t>(gate.keys.rows)));
-  neighbours.assign(search_rows.size() * k, Neighbour{});
-  if (!neighbours.empty()) SearchExact(gate.keys, Gather(call, search_rows), k, neighbours);
-
-  size_t searched = 0;
-  for (const uint32_t row : group.rows) {
-    if (call.step.gate[row] != kGateUnset) continue;
-    // A token whose hidden state is not finite says nothing about the text: it counts as the prior.
-    double similarity = gate.prior;
-    if (searched < search_rows.size() && search_rows[searched] == row) {
-      similarity = GateSimilarity(gate, std::span(neighbours).subspan(searched++ * k, k));
-    }
-    Slot& slot = *slots.Find(call.step.slots[row]);
-    call.step.gate[row] = slot.gate.Append(gate, call.step.positions[row], similarity);
-  }
-}
-
 Status Router::Impl::CheckGates(const Step& step, const CallShape& shape) const {
   for (const Group& group : groups) {
     if (group.tables == nullptr || FindLayer(*group.tables, shape.layer) == nullptr) continue;
     for (const uint32_t row : group.rows) {
-      const float gate = step.gate[row];
-      const GateView& view = group.tables->gate;
-      if (gate == kGateUnset && view.enabled && view.layer != shape.layer) {
-        return Invalid(fmt::format("layer {}: row {} has no gate yet; route layer {} of this step first", shape.layer,
-                                   row, view.layer));
-      }
-      if (gate != kGateUnset && !(gate >= 0 && gate <= 1)) {
+      if (const float gate = step.gate[row]; !(gate >= 0 && gate <= 1)) {
         return Invalid(fmt::format("layer {}: row {} has the gate {}; set it within 0..1", shape.layer, row, gate));
       }
     }
@@ -316,10 +283,7 @@ Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, s
 
   const Impl::Call call{.step = step, .shape = shape, .hidden = hidden, .logits = logits, .trace = trace};
   const size_t first = trace == nullptr ? 0 : trace->size();
-  for (const Group& group : impl.groups) {
-    if (group.tables != nullptr) impl.FillGates(call, group);
-    impl.RouteGroup(call, group);
-  }
+  for (const Group& group : impl.groups) impl.RouteGroup(call, group);
   if (trace != nullptr) {
     std::sort(trace->begin() + static_cast<ptrdiff_t>(first), trace->end(),
               [](const RowTrace& a, const RowTrace& b) { return a.row < b.row; });

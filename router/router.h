@@ -2,9 +2,8 @@
 //
 //   Router router;
 //   uint32_t slot = router.AddSlot({.tables = memory, .strength = 1.0f});
-//   Step step = router.BeginStep(slots, positions, tokens);   // once per forward pass
-//   router.Route(step, layer, hidden, logits);                // at each MoE layer, in ascending order; logits change
-//   in place
+//   Step step = router.BeginStep(slots, positions, tokens);   // once per forward pass; the gates are known then
+//   router.Route(step, layer, hidden, logits);                // at each MoE layer; logits change in place
 //
 // T rows of a step belong to the sequences named by slots[T]; slot 0 is the frozen router and is never written. Rows of
 // one sequence ascend by position; a position at or below one already seen rewinds the sequence's gate to it.
@@ -62,15 +61,13 @@ struct RouterCounters {
   uint64_t non_finite = 0;  // left as they were for an infinity or NaN
 };
 
-inline constexpr float kGateUnset = -1.0f;
-
 // State of one forward pass. Valid until the next BeginStep of the same Router.
 struct Step {
   std::vector<uint32_t> slots;      // [T]
   std::vector<uint32_t> positions;  // [T]
-  std::vector<int32_t> tokens;      // [T], or empty: token tables are off
-  // [T] G of each row. kGateUnset until Route at the gate's layer fills it; 1 for memories without a gate, 0 for rows
-  // without memory. A caller that knows G may set it (0..1) before the first Route; such rows leave no gate state.
+  std::vector<int32_t> tokens;      // [T], or empty: token tables are off and tokens count as unknown text
+  // [T] G of each row, from the tokens so far; 1 for memories without a gate, 0 for rows without memory. A caller that
+  // knows better, or has no tokens, may set it (0..1) before the first Route.
   std::vector<float> gate;
   uint64_t id = 0;
 };
@@ -90,7 +87,7 @@ class Router {
   // Replaces the session vectors (null: none) from the next step on; the gate's state stays. REQUIRES: slot is live.
   void SetSession(uint32_t slot, std::shared_ptr<const SessionVectors> session);
 
-  // tokens is [T] or empty. Nothing changes on error.
+  // tokens is [T] or empty; a negative one is unknown. Nothing changes on error.
   // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending one by one,
   // a position that skips over unseen ones.
   Result<Step> BeginStep(std::span<const uint32_t> slots, std::span<const uint32_t> positions,
@@ -98,12 +95,12 @@ class Router {
 
   // hidden [T, H], logits [T, E]. `trace`, if given, receives one RowTrace per row that has memory or session here, in
   // row order. Errors (kInvalidArgument; no logits were changed): shapes do not fit the tables; a stale step; a slot
-  // released during the step; a layer with memory before the gate's layer was routed.
+  // released during the step; a gate outside 0..1.
   Status Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
                std::vector<RowTrace>* trace = nullptr);
 
   // Off switch: true makes every Route a no-op (rows keep their bits) at once; false takes effect with the next
-  // BeginStep, and the positions missed in between count as unknown text for the gate.
+  // BeginStep. The gate goes on reading in between.
   void SetKillSwitch(bool off);
   RouterCounters counters() const;
 

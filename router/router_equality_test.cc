@@ -133,20 +133,5 @@ TEST_P(EveryValueKind, AReusedSlotRemembersNothing) {
   ExpectSame(RunStep(router, {{second, &text, 0, kLength}}), 0, Alone(MakeBinding(33), text), 0, kLength);
 }
 
-TEST_P(EveryValueKind, RoutingTheGateLayerTwiceCountsTheTextOnce) {
-  const Text text(40, 2, kLayers);
-  Router router;
-  const std::vector<uint32_t> slots(2, router.AddSlot(MakeBinding(41)));
-  auto step = router.BeginStep(slots, std::vector<uint32_t>{0, 1}, text.tokens);
-  ASSERT_TRUE(step.ok());
-  std::vector<float> first = text.logits[0], second = text.logits[0];
-  ASSERT_TRUE(router.Route(step.value(), 0, text.hidden[0], first).ok());
-  const std::vector<float> gate = step.value().gate;
-  step.value().gate.assign(2, kGateUnset);  // as in a copy of the step that was made before
-  ASSERT_TRUE(router.Route(step.value(), 0, text.hidden[0], second).ok());
-  EXPECT_EQ(step.value().gate, gate);
-  EXPECT_TRUE(SameBits(first, second));
-}
-
 }  // namespace
 }  // namespace pointsman

@@ -110,12 +110,14 @@ std::optional<std::vector<double>> ModelBlend(const RoutingTables& tables, const
   return touched ? std::optional(out) : std::nullopt;
 }
 
-double ModelGate(const GateView& gate, const std::vector<Row>& text) {
+double ModelGate(const GateView& gate, const std::vector<int32_t>& text) {
   if (!gate.enabled) return 1;
-  double sum = 0;
-  for (const Row& hidden : text) {
-    const auto s = Finite(hidden) ? Similarities(Search(gate.keys, hidden, gate.k)) : std::vector<double>();
-    sum += s.empty() ? gate.prior : std::accumulate(s.begin(), s.end(), 0.0) / s.size();
+  std::map<uint64_t, double> evidence;
+  for (size_t i = 0; i < gate.pairs.size(); ++i) evidence[gate.pairs[i]] = gate.is_common[i] ? gate.common : 1.0;
+  double sum = gate.prior;  // the first token has none before it
+  for (size_t t = 1; t < text.size(); ++t) {
+    const auto found = evidence.find(uint64_t{static_cast<uint32_t>(text[t - 1])} << 32 | text[t]);
+    sum += found == evidence.end() ? 0 : found->second;
   }
   const double mean = (gate.n0 * gate.prior + sum) / (gate.n0 + text.size());
   return std::clamp((mean - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
@@ -123,7 +125,7 @@ double ModelGate(const GateView& gate, const std::vector<Row>& text) {
 
 struct ModelSlot {
   Binding binding;
-  std::vector<Row> gate_text;  // hidden state at the gate's layer, by position
+  std::vector<int32_t> text;  // by position
 };
 
 class RandomOperations : public ::testing::TestWithParam<uint32_t> {
@@ -166,7 +168,7 @@ class RandomOperations : public ::testing::TestWithParam<uint32_t> {
       }
       const uint32_t id = AnySlot();
       if (!next.contains(id)) {
-        auto& text = slots_[id].gate_text;
+        auto& text = slots_[id].text;
         if (random_.Chance(20)) text.resize(random_.Below(static_cast<uint32_t>(text.size()) + 1));
         next[id] = static_cast<uint32_t>(text.size());
       }
@@ -186,7 +188,8 @@ class RandomOperations : public ::testing::TestWithParam<uint32_t> {
     }
     auto step = router_.BeginStep(slots, positions, tokens);
     ASSERT_TRUE(step.ok()) << step.error().message;
-    std::vector<double> gates(rows.size(), 0.0);
+    std::vector<double> gates;
+    for (const StepRow& row : rows) gates.push_back(EnterText(row));
     for (int32_t layer = 0; layer < kLayers; ++layer) {
       Row hidden = random_.Floats(rows.size() * kHidden, -1, 1);
       Row logits = random_.Floats(rows.size() * kExperts, -4, 4);
@@ -200,18 +203,17 @@ class RandomOperations : public ::testing::TestWithParam<uint32_t> {
         const auto row_of = [&](const Row& matrix, size_t width) {
           return Row(matrix.begin() + i * width, matrix.begin() + (i + 1) * width);
         };
-        if (layer == 0) gates[i] = EnterText(rows[i], row_of(hidden, kHidden));
         Expect(rows[i], layer, gates[i], row_of(hidden, kHidden), row_of(before, kExperts), row_of(logits, kExperts));
         EXPECT_NEAR(step.value().gate[i], gates[i], 1e-5);
       }
     }
   }
 
-  double EnterText(const StepRow& row, Row hidden) {
+  double EnterText(const StepRow& row) {
     if (row.slot == 0) return 0;
     ModelSlot& slot = slots_[row.slot];
-    slot.gate_text.push_back(std::move(hidden));
-    return slot.binding.tables == nullptr ? 0 : ModelGate(slot.binding.tables->gate, slot.gate_text);
+    slot.text.push_back(row.token);
+    return slot.binding.tables == nullptr ? 0 : ModelGate(slot.binding.tables->gate, slot.text);
   }
 
   void Expect(const StepRow& row, int32_t layer, double gate, const Row& hidden, const Row& before, const Row& after) {

@@ -63,7 +63,7 @@ TEST_F(RouterOnRandomText, StrengthZeroKeepsItsBits) {
 
 TEST_F(RouterOnRandomText, ShutGateKeepsItsBits) {
   OwnedTables owned = RandomOwnedTables(2, {.trained_parts = true});
-  owned.gate.lo = 1.5f;  // no cosine reaches it
+  owned.gate.lo = 1.5f;  // no evidence reaches it
   owned.gate.hi = 2.0f;
   const StepResult result = Run({.tables = MakeTables(std::move(owned)), .session = nullptr});
   EXPECT_THAT(Changed(result), IsEmpty());
@@ -147,11 +147,30 @@ TEST_F(RouterOnRandomText, NonFiniteRowsStayAndTheirNeighboursDoNotNotice) {
   }
 }
 
-TEST_F(RouterOnRandomText, NonFiniteHiddenAtTheGateCountsAsUnknownText) {
+TEST_F(RouterOnRandomText, TheGateReadsTokensAlone) {
+  const StepResult clean = Run({.tables = RandomTables(2), .session = nullptr});
   text_.hidden[0][2 * kHidden] = kNan;
-  const StepResult result = Run({.tables = RandomTables(2), .session = nullptr});
-  for (const float gate : result.gate) EXPECT_TRUE(gate >= 0 && gate <= 1);
+  EXPECT_EQ(Run({.tables = RandomTables(2), .session = nullptr}).gate, clean.gate);
   EXPECT_EQ(router_.counters().non_finite, 1u);
+  text_.tokens[3] = (text_.tokens[3] + 1) % static_cast<int32_t>(kVocabulary);
+  EXPECT_NE(Run({.tables = RandomTables(2), .session = nullptr}).gate, clean.gate);
+}
+
+TEST_F(RouterOnRandomText, WithoutTokensTheGateStaysShut) {
+  text_.tokens.assign(kLength, -1);
+  const StepResult result = Run({.tables = RandomTables(2), .session = nullptr});
+  EXPECT_EQ(result.gate, std::vector<float>(kLength, 0.0f));
+  EXPECT_THAT(Changed(result), IsEmpty());
+}
+
+TEST_F(RouterOnRandomText, TheGateGoesOnReadingWhileTheKillSwitchIsOn) {
+  const StepResult whole = Run({.tables = RandomTables(2), .session = nullptr});
+  const uint32_t slot = router_.AddSlot({.tables = RandomTables(2), .session = nullptr});
+  router_.SetKillSwitch(true);
+  EXPECT_THAT(Changed(RunStep(router_, {{slot, &text_, 0, 10}, {0, &text_, 10, kLength}})), IsEmpty());
+  router_.SetKillSwitch(false);
+  const StepResult rest = RunStep(router_, {{slot, &text_, 10, kLength}});
+  EXPECT_EQ(rest.gate, std::vector<float>(whole.gate.begin() + 10, whole.gate.end()));
 }
 
 TEST_F(RouterOnRandomText, AResultThatOverflowsIsNotWritten) {
@@ -299,11 +318,12 @@ TEST_F(RouterRefuses, TrainedPartsWithoutDeltas) {
   EXPECT_THAT(RouteError(step, 0, kHidden, kExperts), HasSubstr("need the value kind delta"));
 }
 
-TEST_F(RouterRefuses, ADeeperLayerBeforeTheGate) {
+TEST_F(RouterRefuses, AGateOutsideItsRange) {
   Step step = Begin({slot_}, {0});
-  EXPECT_THAT(RouteError(step, 1, kHidden, kExperts), HasSubstr("no gate yet; route layer 0"));
-  step.gate[0] = 1.5f;
-  EXPECT_THAT(RouteError(step, 1, kHidden, kExperts), HasSubstr("set it within 0..1"));
+  for (const float gate : {1.5f, -0.5f, kNan}) {
+    step.gate[0] = gate;
+    EXPECT_THAT(RouteError(step, 1, kHidden, kExperts), HasSubstr("set it within 0..1"));
+  }
   step.gate[0] = 0.5f;
   EXPECT_EQ(RouteError(step, 1, kHidden, kExperts), "accepted") << "the caller may know the gate";
 }

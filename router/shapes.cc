@@ -67,9 +67,6 @@ std::span<const float> SessionVector(const SessionVectors* session, int32_t laye
 }
 
 Status CheckTablesFit(const RoutingTables& tables, const CallShape& shape) {
-  if (tables.gate.enabled && tables.gate.layer == shape.layer) {
-    POINTSMAN_CHECK_OK(CheckKeys(tables.gate.keys, shape, "gate centroids"));
-  }
   const LayerView* view = FindLayer(tables, shape.layer);
   return view == nullptr ? Status() : CheckLayer(*view, tables.value_kind, shape);
 }

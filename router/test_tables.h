@@ -88,13 +88,20 @@ inline OwnedTables RandomOwnedTables(uint32_t seed, const TableOptions& options)
     tables.layers.push_back(std::move(layer));
   }
   tables.gate = {.enabled = options.gate,
-                 .layer = 0,
-                 .k = 2,
                  .n0 = 1,
-                 .prior = 0.45f,
-                 .lo = 0.46f,
-                 .hi = 0.53f,
-                 .keys = RandomKeys(random, 24)};
+                 .prior = 0.3f,
+                 .common = 0.3f,
+                 .lo = 0.35f,
+                 .hi = 0.5f,
+                 .pairs = {},
+                 .is_common = {}};
+  for (uint64_t previous = 0; previous < kVocabulary; ++previous) {
+    for (uint64_t token = 0; token < kVocabulary; ++token) {
+      if (random.Chance(40)) continue;
+      tables.gate.pairs.push_back(previous << 32 | token);
+      tables.gate.is_common.push_back(random.Chance(50));
+    }
+  }
   return tables;
 }
 

@@ -192,13 +192,13 @@ def trained_cases(rng):
         yield make_case(rng, "unknown token", **same, **{**table_only, "token": 3})
 
 
-def gate_case(name, similarities, n0, prior, lo, hi):
+def gate_case(name, evidence, n0, prior, lo, hi):
     expected, total = [], 0.0
-    for count, s in enumerate(similarities, start=1):
-        total += s
+    for count, e in enumerate(evidence, start=1):
+        total += e
         mean = (n0 * prior + total) / (n0 + count)
         expected.append(0.0 if mean <= lo else 1.0 if mean >= hi else (mean - lo) / (hi - lo))
-    return {"name": name, "similarities": similarities, "n0": n0, "prior": prior, "lo": lo, "hi": hi,
+    return {"name": name, "evidence": evidence, "n0": n0, "prior": prior, "lo": lo, "hi": hi,
             "expected": [round(v, 10) for v in expected]}
 
 

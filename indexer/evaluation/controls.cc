@@ -42,10 +42,15 @@ class RandomNeighbourHook : public RoutingHook {
  public:
   RandomNeighbourHook(std::shared_ptr<const RoutingTables> tables, uint64_t seed, const Batch& batch)
       : tables_(std::move(tables)), seed_(seed), batch_(batch) {}
-  void BeginStep(const StepInfo&) override {}
+  void BeginStep(const StepInfo& step) override {
+    if (!tables_->gate.enabled) return;
+    GateState state;
+    for (size_t row = 0; row < step.tokens.size(); ++row) {
+      gate_.push_back(state.Append(tables_->gate, step.positions[row], step.tokens[row]));
+    }
+  }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     const at::Tensor queries = hidden.contiguous();
-    if (tables_->gate.enabled && layer == tables_->gate.layer) FillGate(queries);
     for (const LayerView& view : tables_->layers) {
       if (view.layer == layer) Apply(view, queries, logits);
     }
@@ -53,19 +58,6 @@ class RandomNeighbourHook : public RoutingHook {
   }
 
  private:
-  void FillGate(const at::Tensor& queries) {
-    const GateView& gate = tables_->gate;
-    const int64_t length = batch_.ids.size(1), rows = queries.size(0);
-    std::vector<Neighbour> found(rows * gate.k);
-    SearchExact(gate.keys, SpanOf(queries), gate.k, found);
-    for (int64_t begin = 0; begin < rows; begin += length) {
-      GateState state;
-      for (int64_t t = 0; t < length; ++t) {
-        const std::span<const Neighbour> best(found.data() + (begin + t) * gate.k, gate.k);
-        gate_.push_back(state.Append(gate, static_cast<uint32_t>(t), GateSimilarity(gate, best)));
-      }
-    }
-  }
   void Apply(const LayerView& view, const at::Tensor& queries, const at::Tensor& logits) {
     const int64_t rows = queries.size(0), k = view.calibration.k;
     std::vector<Neighbour> found(rows * k);
@@ -99,7 +91,7 @@ OwnedTables CopyTables(const RoutingTables& tables) {
   owned.top_k = tables.top_k;
   owned.documents = tables.documents;
   const GateView& g = tables.gate;
-  owned.gate = {g.enabled, g.layer, g.k, g.n0, g.prior, g.lo, g.hi, CopyKeys(g.keys)};
+  owned.gate = {g.enabled, g.n0, g.prior, g.common, g.lo, g.hi, Copy(g.pairs), Copy(g.is_common)};
   for (const LayerView& l : tables.layers) {
     owned.layers.push_back({l.layer, l.experts, CopyKeys(l.keys), Copy(l.values), Copy(l.value_scales),
                             Copy(l.references), l.calibration, Copy(l.router_delta), Copy(l.token_table),

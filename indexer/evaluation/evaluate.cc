@@ -233,11 +233,10 @@ class Evaluation {
     }
     if (!reference_) return {};
     const ScoredText anchor = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
-    const at::Tensor unrelated = CaptureHidden(model_, anchor.sequences, {options_.data.threads, {}}).front();
-    POINTSMAN_TRY(inputs.gate,
-                  MakeGate(reference_->hidden.front(), unrelated, GateOptions{.seed = options_.data.seed}));
-    const GateSamples samples =
-        SampleGate(model_, inputs.gate, reference_->calibration, anchor.sequences, options_.data.threads);
+    const SequenceOptions sequences = SequenceOptionsOf(model_.config());
+    POINTSMAN_TRY(inputs.gate, MakeGate(reference_->reference,
+                                        MakeSequences(general_.documents, SplitRole::kReference, sequences), {}));
+    const GateSamples samples = SampleGate(inputs.gate, reference_->calibration, anchor.sequences);
     SetRamp(samples, GateQuantiles{}, inputs.gate);  // without a memory nothing is tightened by measurement
     return {};
   }

@@ -221,9 +221,9 @@ inline std::shared_ptr<const RoutingTables> RandomTables(uint32_t hidden, uint32
   }
   if (gate != GateState::kOff) {
     tables.gate.enabled = true;
-    tables.gate.keys.hidden = tables.gate.keys.dim = hidden;
-    tables.gate.keys.SetKeys(draw(kRows * hidden, true));
-    // The similarity is at most 1, so a ramp from 2 stays shut; one from -1 is open in part everywhere.
+    tables.gate.pairs = {uint64_t{1} << 32 | 2};
+    tables.gate.is_common = {0};
+    // The evidence is at most 1, so a ramp from 2 stays shut; one from -1 is open in part everywhere.
     tables.gate.lo = gate == GateState::kShut ? 2.0f : -1.0f;
     tables.gate.hi = gate == GateState::kShut ? 3.0f : 2.0f;
   }

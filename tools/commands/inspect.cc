@@ -73,10 +73,9 @@ Output WholeMemory(const Memory& memory) {
                  {"has_text", manifest.has_text},
                  {"gate",
                   {{"enabled", tables.gate.enabled},
-                   {"layer", tables.gate.layer},
                    {"lo", tables.gate.lo},
                    {"hi", tables.gate.hi},
-                   {"centroids", tables.gate.keys.rows}}},
+                   {"token_pairs", tables.gate.pairs.size()}}},
                  {"settings", manifest.settings},
                  {"verdict", VerdictJson(manifest.verdict)},
                  {"layers", nlohmann::json::array()}};
@@ -91,8 +90,8 @@ Output WholeMemory(const Memory& memory) {
   text += fmt::format("bytes: {} to route with, {} of truth\n", FormatCount(stats.derived_bytes),
                       FormatCount(stats.truth_bytes));
   text += tables.gate.enabled
-              ? fmt::format("gate: at layer {}, shut below a mean similarity of {:.3f}, open above {:.3f}\n",
-                            tables.gate.layer, tables.gate.lo, tables.gate.hi)
+              ? fmt::format("gate: {} token pairs, shut below a mean evidence of {:.3f}, open above {:.3f}\n",
+                            FormatCount(tables.gate.pairs.size()), tables.gate.lo, tables.gate.hi)
               : std::string("gate: none, the memory acts on any text\n");
   for (const LayerView& layer : tables.layers) {
     output.json["layers"].push_back(LayerJson(layer));

@@ -1,0 +1,84 @@
+#include "indexer/gate_search.h"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <span>
+
+#include "indexer/calibrate.h"
+#include "indexer/evaluation/statistics.h"
+
+namespace pointsman {
+namespace {
+
+// The damage that the gate must stay under while it is calibrated, as a part of the bound: the other half of the
+// unrelated text decides, and it is another sample.
+constexpr double kDamageMargin = 0.25;
+
+class GateSearch {
+ public:
+  GateSearch(const MoeModel& model, const ScoredText& unrelated, const GateSearchOptions& options)
+      : model_(model), unrelated_(unrelated), options_(options) {
+    frozen_ = ScoreSequences(model_, unrelated_.sequences, {}, {.threads = options_.threads});
+    frozen_sums_ = SumByDocument(unrelated_, frozen_);
+  }
+
+  // Sets candidate.tables.gate to `gate` with the ramp found.
+  Status Run(const GateSamples& samples, OwnedGate gate, Candidate& candidate) const {
+    const auto harmless = [&](const OwnedGate& tried, const GateQuantiles& quantiles) -> Result<bool> {
+      candidate.tables.gate = tried;
+      POINTSMAN_TRY(const Estimate damage, Damage(candidate, OpenSequences(samples.unrelated, tried)));
+      const bool good = damage.ci95.high < kDamageMargin * options_.damage_bound;
+      Say(
+          fmt::format("gate for {}: lo {:.3f} ({:.2f} % of unrelated text), hi {:.3f} ({:.0f} % of reference): damage "
+                      "{:+.5f} nats, 95 % below {:+.5f}: {}",
+                      candidate.name, tried.lo, 100 * quantiles.unrelated, tried.hi, 100 * quantiles.related,
+                      damage.mean, damage.ci95.high, good ? "good" : "too much"));
+      return good;
+    };
+    POINTSMAN_TRY(const auto chosen, SetMostOpenRamp(samples, harmless, gate));
+    candidate.tables.gate = gate;
+    Say(fmt::format("gate for {}: lo {:.3f}, hi {:.3f}, open {:.0f} % on reference text{}", candidate.name, gate.lo,
+                    gate.hi, 100 * Openness(samples.related, gate), chosen ? "" : "; even this one does damage"));
+    return {};
+  }
+
+ private:
+  // A sequence for which the gate never opens keeps the frozen model's losses, which its bits would give again: only
+  // `opened` ones are computed.
+  Result<Estimate> Damage(const Candidate& candidate, std::span<const size_t> opened) const {
+    std::vector<Sequence> sequences;
+    for (size_t i : opened) sequences.push_back(unrelated_.sequences[i]);
+    const auto errors = std::make_shared<HookErrors>();
+    const auto some = ScoreSequences(model_, sequences, TableHooks(MakeTables(candidate.tables), errors),
+                                     {.threads = options_.threads});
+    POINTSMAN_CHECK_OK(errors->first());
+    std::vector<SequenceScore> scores = frozen_;
+    for (size_t i = 0; i < opened.size(); ++i) scores[opened[i]] = some[i];
+    POINTSMAN_TRY(const auto differences, PairedDifferences(SumByDocument(unrelated_, scores), frozen_sums_));
+    return EstimateDifference(differences, {options_.seed});
+  }
+
+  void Say(const std::string& line) const {
+    if (options_.say) options_.say(line);
+  }
+
+  const MoeModel& model_;
+  const ScoredText& unrelated_;
+  const GateSearchOptions& options_;
+  std::vector<SequenceScore> frozen_;
+  std::vector<DocumentNll> frozen_sums_;
+};
+
+}  // namespace
+
+Status SearchGates(const MoeModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
+                   const ScoredText& unrelated, const GateSearchOptions& options, std::vector<Candidate>& candidates) {
+  POINTSMAN_TRY(const OwnedGate gate, MakeGate(set.reference, learned, {}));
+  const GateSamples samples = SampleGate(gate, set.calibration, unrelated.sequences);
+  const GateSearch search(model, unrelated, options);
+  for (Candidate& candidate : candidates) POINTSMAN_CHECK_OK(search.Run(samples, gate, candidate));
+  return {};
+}
+
+}  // namespace pointsman
