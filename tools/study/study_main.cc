@@ -1,0 +1,260 @@
+// pointsman_study: trains many configurations of a memory on one corpus and prints one JSON line each, so that a
+// decision record has the command behind its numbers.
+//
+//   build/release/pointsman_study --model models/reference --corpus DIR --off-domain DIR --max-tokens 30000
+//       --configs "base; kind=prototypes,count=2048; kind=entries,neighbours=16"
+//
+// A configuration is a comma-separated list of key=value; what it leaves out is the default build's. The corpus is
+// captured once for each key dimension. Every line has the ungated gain on the calibration split, the gate that the
+// builder's own search finds, and under it gain on the test split and damage on the other half of the unrelated text.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "indexer/candidates.h"
+#include "indexer/evaluation/scorer.h"
+#include "indexer/evaluation/scoring.h"
+#include "indexer/gate_search.h"
+#include "indexer/job.h"
+#include "indexer/reference_set.h"
+
+namespace pointsman {
+namespace {
+
+struct Config {
+  std::string text;
+  std::string kind = "prototypes";
+  uint32_t key_dim = 64;
+  double still = 0;    // weight of the penalty on unrelated text
+  double anchors = 0;  // tokens of unrelated text to train on, as a part of the reference tokens
+  PrototypeOptions prototypes;
+  EntryOptions entries;
+  CandidateOptions training;
+};
+
+Status Set(Config& config, const std::string& key, const std::string& value) {
+  const std::map<std::string, std::function<void(double)>> numbers{
+      {"dim", [&](double v) { config.key_dim = static_cast<uint32_t>(v); }},
+      {"still", [&](double v) { config.still = v; }},
+      {"anchors", [&](double v) { config.anchors = v; }},
+      {"count", [&](double v) { config.prototypes.count = static_cast<uint32_t>(v); }},
+      {"epochs", [&](double v) { config.training.epochs = static_cast<int>(v); }},
+      {"seed", [&](double v) { config.training.seed = static_cast<uint64_t>(v); }},
+      {"neighbours",
+       [&](double v) { config.prototypes.neighbours = config.entries.neighbours = static_cast<int32_t>(v); }},
+      {"tau", [&](double v) { config.prototypes.tau = config.entries.tau = v; }},
+      {"tau2", [&](double v) { config.prototypes.tau2 = config.entries.tau2 = v; }},
+      {"value_rate", [&](double v) { config.prototypes.value_rate = config.entries.value_rate = v; }},
+      {"key_rate", [&](double v) { config.prototypes.key_rate = v; }},
+      {"projection_rate", [&](double v) { config.prototypes.projection_rate = v; }},
+      {"delta_rate",
+       [&](double v) { config.prototypes.linear.router_delta_rate = config.entries.linear.router_delta_rate = v; }},
+      {"table_rate",
+       [&](double v) { config.prototypes.linear.token_table_rate = config.entries.linear.token_table_rate = v; }},
+  };
+  if (key == "kind") {
+    config.kind = value;
+    return {};
+  }
+  const auto found = numbers.find(key);
+  if (found == numbers.end()) {
+    std::string known = "kind";
+    for (const auto& [name, setter] : numbers) known += ", " + name;
+    return Error{ErrorCode::kInvalidArgument, "--configs: " + key + " is not a setting; use some of " + known};
+  }
+  char* end = nullptr;
+  const double number = std::strtod(value.c_str(), &end);
+  if (value.empty() || *end != '\0') {
+    return Error{ErrorCode::kInvalidArgument, "--configs: " + key + "=" + value + ": give a number"};
+  }
+  found->second(number);
+  return {};
+}
+
+std::vector<std::string> Split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(separator, begin), text.size());
+    std::string part = text.substr(begin, end - begin);
+    part.erase(0, part.find_first_not_of(' '));
+    part.erase(part.find_last_not_of(' ') + 1);
+    if (!part.empty()) parts.push_back(part);
+    begin = end + 1;
+  }
+  return parts;
+}
+
+Result<std::vector<Config>> ParseConfigs(const std::string& text, const Config& base) {
+  std::vector<Config> configs;
+  for (const std::string& one : Split(text, ';')) {
+    Config config = base;
+    config.text = one;
+    for (const std::string& item : Split(one, ',')) {
+      if (item == "base") continue;
+      const size_t equals = item.find('=');
+      if (equals == std::string::npos) {
+        return Error{ErrorCode::kInvalidArgument, "--configs: " + item + ": write key=value"};
+      }
+      POINTSMAN_CHECK_OK(Set(config, item.substr(0, equals), item.substr(equals + 1)));
+    }
+    configs.push_back(std::move(config));
+  }
+  return configs;
+}
+
+class Study {
+ public:
+  Study(const CorpusOptions& data, const MoeModel& model, bool gate) : data_(data), model_(model), gate_(gate) {}
+
+  Status Run(const std::vector<Config>& configs) {
+    POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
+    std::vector<std::string> sources;
+    POINTSMAN_TRY(general_, LoadGeneralText(model_, data_, &sources));
+    test_ = MakeScoredText(model_, corpus_.documents, SplitRole::kTest);
+    calibration_ = MakeScoredText(model_, corpus_.documents, SplitRole::kCalibration);
+    learned_ = MakeScoredText(model_, general_.documents, SplitRole::kReference);
+    gate_half_ = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
+    damage_half_ = MakeScoredText(model_, general_.documents, SplitRole::kTest);
+    NumberRows(learned_.sequences);
+    still_.hidden = CaptureHidden(model_, learned_.sequences, {data_.threads, {}});
+    std::vector<int64_t> ids;
+    for (const Sequence& s : learned_.sequences) ids.insert(ids.end(), s.inputs.begin(), s.inputs.end());
+    still_.ids = at::empty({static_cast<int64_t>(ids.size())}, at::kLong);
+    std::copy(ids.begin(), ids.end(), still_.ids.data_ptr<int64_t>());
+    POINTSMAN_TRY(frozen_, Score({}, nullptr));
+    for (const Config& config : configs) POINTSMAN_CHECK_OK(RunOne(config));
+    return {};
+  }
+
+ private:
+  Result<VariantRun> Score(const HookFactory& hooks, const std::shared_ptr<HookErrors>& errors) const {
+    return ScoreVariant("frozen", model_, hooks, errors, test_, damage_half_, {data_.threads, {}});
+  }
+
+  Result<const ReferenceSet*> SetOf(uint32_t key_dim) {
+    if (const auto found = sets_.find(key_dim); found != sets_.end()) return &found->second;
+    ReferenceOptions options;
+    options.key_dim = key_dim;
+    options.threads = data_.threads;
+    POINTSMAN_TRY(ReferenceSet set, MakeReferenceSet(model_, corpus_.documents, options));
+    return &sets_.emplace(key_dim, std::move(set)).first->second;
+  }
+
+  static Result<nlohmann::json> Differences(const std::vector<DocumentNll>& run, const std::vector<DocumentNll>& base) {
+    POINTSMAN_TRY(const auto differences, PairedDifferences(run, base));
+    const Estimate estimate = EstimateDifference(differences, {});
+    return nlohmann::json{{"mean", estimate.mean}, {"ci95", {estimate.ci95.low, estimate.ci95.high}}};
+  }
+
+  Status RunOne(Config config) {
+    POINTSMAN_TRY(const ReferenceSet* set, SetOf(config.key_dim));
+    if (config.prototypes.count == 0) config.prototypes.count = PrototypeCount(set->tokens());
+    config.training.threads = data_.threads;
+    std::vector<Sequence> anchors;
+    uint64_t anchor_tokens = 0;
+    for (const Sequence& s : learned_.sequences) {
+      if (static_cast<double>(anchor_tokens) >= config.anchors * static_cast<double>(set->tokens())) break;
+      anchors.push_back(s);
+      anchor_tokens += s.inputs.size();
+    }
+    config.training.anchors = anchors;
+    still_.weight = config.still;
+    config.training.still = &still_;
+    Result<Candidate> made = config.kind == "entries"
+                                 ? TrainEntries(model_, *set, config.entries, config.training)
+                                 : TrainPrototypes(model_, *set, config.prototypes, config.training);
+    if (!made.ok()) return made.error();
+    std::vector<Candidate> candidates;
+    candidates.push_back(std::move(made.value()));
+    Candidate& candidate = candidates.front();
+    nlohmann::json line{{"config", config.text},
+                        {"kind", config.kind},
+                        {"reference_tokens", set->tokens()},
+                        {"anchor_tokens", anchor_tokens},
+                        {"train_s", candidate.build_s},
+                        {"calibration", candidate.training.best_nll - candidate.training.initial_nll},
+                        {"best_epoch", candidate.training.best_epoch}};
+    const auto add = [&](const std::string& name) -> Status {
+      const auto errors = std::make_shared<HookErrors>();
+      POINTSMAN_TRY(const VariantRun run, Score(TableHooks(MakeTables(candidate.tables), errors), errors));
+      POINTSMAN_TRY(line[name]["gain"], Differences(run.test, frozen_.test));
+      POINTSMAN_TRY(line[name]["damage"], Differences(run.unrelated, frozen_.unrelated));
+      line[name]["untouched"] =
+          static_cast<double>(run.touched->untouched_tokens) / static_cast<double>(run.touched->tokens);
+      return {};
+    };
+    POINTSMAN_CHECK_OK(add("ungated"));
+    if (gate_) {
+      GateSearchOptions options;
+      options.seed = config.training.seed;
+      options.threads = data_.threads;
+      POINTSMAN_CHECK_OK(SearchGates(model_, *set, learned_.sequences, gate_half_, options, candidates));
+      POINTSMAN_CHECK_OK(add("gated"));
+      line["gate"] = {{"lo", candidate.tables.gate.lo}, {"hi", candidate.tables.gate.hi}};
+    }
+    line["bytes_per_token"] =
+        static_cast<double>(TableBytes(*MakeTables(candidate.tables))) / static_cast<double>(set->tokens());
+    std::puts(line.dump().c_str());
+    std::fflush(stdout);
+    return {};
+  }
+
+  const CorpusOptions& data_;
+  const MoeModel& model_;
+  bool gate_;
+  Corpus corpus_, general_;
+  ScoredText test_, calibration_, learned_, gate_half_, damage_half_;
+  VariantRun frozen_;
+  StillRows still_;
+  std::map<uint32_t, ReferenceSet> sets_;
+};
+
+int Main(int argc, char** argv) {
+  CorpusOptions data;
+  data.max_tokens = 30'000;
+  data.max_test_tokens = 30'000;
+  std::string model, configs = "base";
+  bool no_gate = false;
+  CLI::App app{"Trains configurations of a memory on one corpus; one JSON line each"};
+  app.add_option("--model", model, "the model's directory")->required();
+  app.add_option("--corpus", data.corpus, "files or folders")->required();
+  app.add_option("--off-domain", data.off_domain, "unrelated text");
+  app.add_option("--max-tokens", data.max_tokens, "of reference text");
+  app.add_option("--max-test-tokens", data.max_test_tokens, "of the test split");
+  app.add_option("--max-off-domain-tokens", data.max_off_domain_tokens, "of unrelated text");
+  app.add_option("--seed", data.seed, "of the split");
+  app.add_option("--threads", data.threads, "of training and scoring");
+  app.add_option("--configs", configs, "key=value,...; key=value,...; see the head of this file");
+  app.add_flag("--split-by-library", data.split_by_library, "train on some libraries, test on others");
+  app.add_flag("--no-gate", no_gate, "ungated figures only");
+  CLI11_PARSE(app, argc, argv);
+  data.model = model;
+  Config base;
+  base.prototypes.count = 0;
+  base.training.epochs = 8;
+  base.training.seed = data.seed;
+  const auto run = [&]() -> Status {
+    POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
+    POINTSMAN_TRY(const std::unique_ptr<MoeModel> loaded, LoadModel(data));
+    return Study(data, *loaded, !no_gate).Run(parsed);
+  };
+  if (const Status status = run(); !status.ok()) {
+    std::fprintf(stderr, "pointsman_study: %s\n", status.error().message.c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace pointsman
+
+int main(int argc, char** argv) {
+  pointsman::TuneRuntime();  // before anything is allocated
+  return pointsman::Main(argc, argv);
+}
