@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,12 @@ class ModuleHook : public RoutingHook {
  public:
   ModuleHook(const RoutingModule& module, const Batch& batch, bool training)
       : module_(module), batch_(batch), training_(training) {}
+  // Training only: adds normal noise of this standard deviation to the logits, so that experts just outside of the top
+  // k are tried and get a gradient. The draw depends on `seed`, layer and shapes alone.
+  void SetNoise(double deviation, uint64_t seed) {
+    noise_ = deviation;
+    seed_ = seed;
+  }
   void BeginStep(const StepInfo&) override {}
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
 
@@ -41,6 +48,8 @@ class ModuleHook : public RoutingHook {
   const RoutingModule& module_;
   const Batch& batch_;
   bool training_;
+  double noise_ = 0;
+  uint64_t seed_ = 0;
 };
 
 }  // namespace pointsman

@@ -23,11 +23,15 @@ struct ShardResult {
 
 // Gradient of sum(nll) / batch_weight on one shard.
 ShardResult ShardGradients(const MoeModel& model, const RoutingModule* module,
-                           const std::vector<at::Tensor>& parameters, const Batch& batch, double batch_weight) {
+                           const std::vector<at::Tensor>& parameters, const Batch& batch, double batch_weight,
+                           double noise, uint64_t seed) {
   c10::AutoGradMode with_grad(true);
   ShardResult result;
   std::unique_ptr<ModuleHook> hook;
-  if (module) hook = std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
+  if (module) {
+    hook = std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
+    hook->SetNoise(noise, seed);
+  }
   const at::Tensor sum = TokenLosses(model, batch, hook.get()).sum();
   result.loss_sum = sum.item<double>();
   result.gradients = torch::autograd::grad({sum / batch_weight}, parameters, {}, /*retain_graph=*/std::nullopt,
@@ -125,7 +129,8 @@ class Loop {
     ++steps_;
     ParallelFor(static_cast<int>(results.size()), options_.threads, [&](int i) {
       results[i] = static_cast<size_t>(i) < parts
-                       ? ShardGradients(model_, module_, values_, shards[i], weight)
+                       ? ShardGradients(model_, module_, values_, shards[i], weight, options_.noise * rate_scale,
+                                        (options_.seed * 1000003 + steps_) * 64 + i)
                        : StillGradients(*module_, values_, *options_.still, options_.seed * 1000003 + steps_);
     });
     double loss = results[0].loss_sum;

@@ -32,6 +32,7 @@ struct StillRows {
 struct TrainOptions {
   int epochs = 6;
   int patience = 2;               // stop after this many epochs without a better held-out loss
+  double noise = 0;               // of the logits at the start, falling with the rate; see ModuleHook::SetNoise
   uint32_t batch_sequences = 16;  // one step; split into shards of kShardSequences, gradients summed in order
   double beta2 = 0.999;
   uint64_t seed = 0;

@@ -14,28 +14,35 @@ namespace {
 
 constexpr size_t kSettledUnrelated = 4, kSettledRelated = 8;  // tokens before m_t counts (findings F3)
 
-// Running means m_t for t > skip.
-std::vector<double> RunningMeans(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate, size_t skip) {
+// Calls `use(t, sum, count)` for every token with the evidence in its window, as the router adds it up.
+template <typename Use>
+void ForEachWindow(std::span<const float> evidence, const OwnedGate& gate, const Use& use) {
+  std::vector<double> sums{0};
+  for (size_t t = 0; t < evidence.size(); ++t) {
+    sums.push_back(sums.back() + evidence[t]);
+    const size_t count = std::min<size_t>(t + 1, gate.window);
+    use(t, sums.back() - sums[t + 1 - count], count);
+  }
+}
+
+// m_t for t >= skip.
+std::vector<double> WindowMeans(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate, size_t skip) {
+  const GateView view = ViewOf(gate);
   std::vector<double> means;
-  for (const std::vector<float>& s : sequences) {
-    double sum = static_cast<double>(gate.n0) * gate.prior;
-    for (size_t t = 0; t < s.size(); ++t) {
-      sum += s[t];
-      if (t >= skip) means.push_back(sum / (gate.n0 + static_cast<double>(t + 1)));
-    }
+  for (const std::vector<float>& evidence : sequences) {
+    ForEachWindow(evidence, gate, [&](size_t t, double sum, size_t count) {
+      if (t >= skip) means.push_back(GateMean(view, sum, count));
+    });
   }
   return means;
 }
 
-// G of one sequence, token by token, as the router will compute it.
+// G of one sequence, token by token.
 std::vector<float> GateValues(std::span<const float> evidence, const OwnedGate& gate) {
   const GateView view = ViewOf(gate);
   std::vector<float> values;
-  double sum = 0;
-  for (float e : evidence) {
-    sum += e;
-    values.push_back(GateValue(view, sum, values.size() + 1));
-  }
+  ForEachWindow(evidence, gate,
+                [&](size_t, double sum, size_t count) { values.push_back(GateValue(view, sum, count)); });
   return values;
 }
 
@@ -76,6 +83,7 @@ Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const 
   gate.enabled = true;
   gate.n0 = options.n0;
   gate.common = options.common;
+  gate.window = options.window;
   gate.pairs.assign(known.begin(), known.end());
   for (uint64_t pair : gate.pairs) gate.is_common.push_back(common.contains(pair));
   return gate;
@@ -92,8 +100,8 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
     count += static_cast<double>(s.size());
   }
   gate.prior = count > 0 ? static_cast<float>(sum / count) : 0;
-  const auto low = RunningMeans(samples.unrelated, gate, kSettledUnrelated);
-  const auto high = RunningMeans(samples.related, gate, kSettledRelated);
+  const auto low = WindowMeans(samples.unrelated, gate, kSettledUnrelated);
+  const auto high = WindowMeans(samples.related, gate, kSettledRelated);
   gate.lo = low.empty() ? gate.prior : static_cast<float>(Quantile(low, quantiles.unrelated));
   gate.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
   gate.hi = std::max(gate.hi, gate.lo + kMinRamp);

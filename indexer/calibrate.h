@@ -21,6 +21,7 @@ namespace pointsman {
 struct GateOptions {
   float n0 = 4;         // findings F3
   float common = 0.3f;  // docs/decisions/001-gate-evidence.md
+  uint32_t window = 128;
 };
 
 // e_t of every token of every sequence, with the text it comes from.
@@ -29,7 +30,7 @@ struct GateSamples {
   std::vector<std::vector<float>> unrelated;  // general text
 };
 
-// A ramp, as quantiles of the running mean m_t on unrelated text (lo) and on held-out reference text (hi).
+// A ramp, as quantiles of the mean m_t on unrelated text (lo) and on held-out reference text (hi).
 struct GateQuantiles {
   double unrelated = 0.99;
   double related = 0.25;

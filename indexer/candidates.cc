@@ -21,6 +21,8 @@ TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options
   train.seed = options.seed;
   train.threads = options.threads;
   train.still = options.still;
+  train.noise = options.noise;
+  train.batch_sequences = options.batch_sequences;
   train.on_progress = options.on_progress;
   if (options.on_epoch) train.on_epoch = [&options, name](const EpochReport& r) { options.on_epoch(name, r); };
   return train;

@@ -32,6 +32,8 @@ struct CandidateOptions {
   ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
   // Unrelated text that prototypes are trained on beside the reference text, with the same loss.
   std::span<const Sequence> anchors = {};
+  double noise = 0;
+  uint32_t batch_sequences = 16;
   const StillRows* still = nullptr;  // unrelated text that the trained kinds learn to leave alone; borrowed
   std::function<void(uint64_t tokens)> on_progress;
   std::function<void(const std::string& name, const EpochReport&)> on_epoch;

@@ -112,6 +112,7 @@ Status CheckGate(const GateView& gate) {
     check.Require(std::isfinite(gate.prior), "the prior is not finite");
     check.Require(std::isfinite(gate.lo) && std::isfinite(gate.hi) && gate.lo < gate.hi, "lo is not below hi");
     check.Require(gate.common >= 0 && gate.common <= 1, "the weight of common pairs is not in 0..1");
+    check.Require(gate.window >= 1, "the window is empty");
     check.Require(!gate.pairs.empty(), "there are no token pairs");
   }
   check.Require(gate.is_common.size() == gate.pairs.size(), "the marks of common pairs are not one a pair");

@@ -84,6 +84,7 @@ void HashGate(Xxh3Stream* stream, const GateView& gate) {
   stream->UpdateValue(static_cast<uint8_t>(gate.enabled));
   if (!gate.enabled) return;
   for (float value : {gate.n0, gate.prior, gate.common, gate.lo, gate.hi}) stream->UpdateValue(value);
+  stream->UpdateValue(gate.window);
   for (uint64_t pair : gate.pairs) stream->UpdateValue(pair);
   for (uint8_t mark : gate.is_common) stream->UpdateValue(mark);
 }

@@ -34,9 +34,10 @@ static_assert(sizeof(LayerParameters) == 56);
 struct GateParameters {
   uint32_t enabled;
   float n0, prior, common, lo, hi;
+  uint32_t window, reserved;
   uint64_t pairs;
 };
-static_assert(sizeof(GateParameters) == 32);
+static_assert(sizeof(GateParameters) == 40);
 
 using Sections = std::vector<SectionData>;
 
@@ -91,7 +92,7 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
 
 Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const GateView& gate) {
   const uint64_t pairs = gate.pairs.size();
-  const GateParameters parameters{gate.enabled, gate.n0, gate.prior, gate.common, gate.lo, gate.hi, pairs};
+  const GateParameters parameters{gate.enabled, gate.n0, gate.prior, gate.common, gate.lo, gate.hi, gate.window, 0, pairs};
   Sections sections;
   AddParameters(&sections, parameters);
   Add(&sections, SectionType::kTokenPairs, gate.pairs, pairs, 1);
@@ -186,6 +187,7 @@ Result<GateView> MapGate(const SectionFile& file) {
   gate.common = parameters.common;
   gate.lo = parameters.lo;
   gate.hi = parameters.hi;
+  gate.window = parameters.window;
   POINTSMAN_TRY(gate.pairs, file.GetOptional<uint64_t>(SectionType::kTokenPairs, parameters.pairs, 1));
   POINTSMAN_TRY(gate.is_common, file.GetOptional<uint8_t>(SectionType::kCommonPairs, parameters.pairs, 1));
   return gate;

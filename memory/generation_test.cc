@@ -76,6 +76,7 @@ class GenerationOfPrototypes : public testing::Test {
                   .common = 0.4f,
                   .lo = 0.2f,
                   .hi = 0.6f,
+                  .window = 50,
                   .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
                   .is_common = {0, 1, 0}};
     return owned;
@@ -144,6 +145,7 @@ void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
   EXPECT_EQ(a.gate.prior, b.gate.prior);
   EXPECT_EQ(a.gate.lo, b.gate.lo);
   EXPECT_EQ(a.gate.hi, b.gate.hi);
+  EXPECT_EQ(a.gate.window, b.gate.window);
   EXPECT_EQ(a.gate.common, b.gate.common);
   EXPECT_TRUE(std::ranges::equal(a.gate.pairs, b.gate.pairs));
   EXPECT_TRUE(std::ranges::equal(a.gate.is_common, b.gate.is_common));

@@ -76,7 +76,8 @@ inline constexpr uint32_t kPrototypeReferences = 8;
 
 // Context gate: does the text so far read like the reference text? Evidence of a token, given the one before it:
 //   e_t = 1 if the pair stands in the reference text, `common` if unrelated text has it too, else 0
-//   m_t = (n0 * prior + e_1 + .. + e_t) / (n0 + t);  G_t = clip((m_t - lo) / (hi - lo), 0, 1)
+//   m_t = (n0 * prior + the last n of e_1 .. e_t) / (n0 + n), n = min(t, window);  G_t = clip((m_t - lo) / (hi - lo),
+//   0, 1)
 // It depends on token ids alone, so G is known before the first layer (docs/decisions/001-gate-evidence.md).
 struct GateView {
   bool enabled = false;  // false: G = 1 everywhere (a variant without the gate)
@@ -85,6 +86,7 @@ struct GateView {
   float common = 0.3f;  // 0..1
   float lo = 0.0f;
   float hi = 1.0f;
+  uint32_t window = 128;               // tokens, at least 1: how soon a change of subject is noticed
   std::span<const uint64_t> pairs;     // [P], ascending: previous token << 32 | token
   std::span<const uint8_t> is_common;  // [P], 1: unrelated text has the pair too
 };

@@ -32,6 +32,7 @@ GateView ViewOf(const OwnedGate& gate) {
           .common = gate.common,
           .lo = gate.lo,
           .hi = gate.hi,
+          .window = gate.window,
           .pairs = gate.pairs,
           .is_common = gate.is_common};
 }

@@ -54,6 +54,7 @@ struct OwnedGate {
   float common = 0.3f;
   float lo = 0.0f;
   float hi = 1.0f;
+  uint32_t window = 128;
   std::vector<uint64_t> pairs;     // [P], ascending
   std::vector<uint8_t> is_common;  // [P]
 };

@@ -104,6 +104,7 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
          t->gate.pairs = {9, 9};
        }},
       {"gate: the marks of common pairs", [](OwnedTables* t) { t->gate.is_common.pop_back(); }},
+      {"gate: the window", [](OwnedTables* t) { t->gate.window = 0; }},
       {"gate: n0", [](OwnedTables* t) { t->gate.n0 = -1; }},
       {"gate: there are no",
        [](OwnedTables* t) {
@@ -168,6 +169,7 @@ TEST(Digest, DependsOnEverythingThatRoutes) {
       },
       [](OwnedTables* t) { t->gate.enabled = false; },
       [](OwnedTables* t) { t->gate.lo = 0.1f; },
+      [](OwnedTables* t) { t->gate.window = 5; },
       [](OwnedTables* t) { t->gate.pairs[1] = 8; },
       [](OwnedTables* t) { t->gate.is_common[0] = 1; },
   };

@@ -136,8 +136,9 @@ Result<Header> ReadHeader(const std::filesystem::path& path, std::span<const std
   }
   if (header.version != kDerivedVersion) {
     return Error{ErrorCode::kUnsupported,
-                 fmt::format("{}: format version {}, this build reads {}; {}", path.string(), header.version,
-                             kDerivedVersion,
+                 fmt::format("{}: format version {}, this build reads {}; {}, or, if the file is damaged, run `pointsman "
+                             "verify --repair MEM`",
+                             path.string(), header.version, kDerivedVersion,
                              header.version > kDerivedVersion ? "use a newer pointsman" : "build the memory again")};
   }
   if (header.kind != kind) return DerivedError(path, "is a derived file of another kind");

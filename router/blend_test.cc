@@ -131,10 +131,12 @@ TEST(GateGolden, MatchesDoublePrecision) {
     gate.prior = test["prior"];
     gate.lo = test["lo"];
     gate.hi = test["hi"];
-    double sum = 0;
-    for (uint32_t position = 0; position < test["evidence"].size(); ++position) {
-      sum += test["evidence"][position].get<double>();
-      const float value = GateValue(gate, sum, position + 1);
+    gate.window = test["window"];
+    const std::vector<double> evidence = test["evidence"];
+    for (uint32_t position = 0; position < evidence.size(); ++position) {
+      const uint32_t count = std::min(position + 1, gate.window);
+      const auto end = evidence.begin() + position + 1;
+      const float value = GateValue(gate, std::accumulate(end - count, end, 0.0), count);
       EXPECT_NEAR(value, test["expected"][position].get<double>(), 1e-6) << "position " << position;
     }
   }
@@ -165,6 +167,7 @@ struct PairGate {
                 .common = 0.5f,
                 .lo = 0.2f,
                 .hi = 0.7f,
+                .window = 6,
                 .pairs = pairs,
                 .is_common = is_common};
 };

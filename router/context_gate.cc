@@ -12,11 +12,15 @@ double GateEvidence(const GateView& gate, int32_t previous, int32_t token) {
   return gate.is_common[found - gate.pairs.begin()] ? gate.common : 1.0;
 }
 
-float GateValue(const GateView& gate, double sum, uint64_t count) {
+double GateMean(const GateView& gate, double sum, uint64_t count) {
   const double n0 = gate.n0;
+  return (n0 * gate.prior + sum) / (n0 + static_cast<double>(count));
+}
+
+float GateValue(const GateView& gate, double sum, uint64_t count) {
   const double lo = gate.lo;
   const double hi = gate.hi;
-  const double mean = (n0 * gate.prior + sum) / (n0 + static_cast<double>(count));
+  const double mean = GateMean(gate, sum, count);
   if (!(mean > lo)) return 0;  // NaN too
   if (mean >= hi) return 1;
   return static_cast<float>((mean - lo) / (hi - lo));
@@ -32,13 +36,19 @@ float GateState::Append(const GateView& gate, uint32_t position, int32_t token) 
   while (seen_.size() < position) seen_.push_back({sum() + gate.prior, kNoToken});
   const int32_t previous = seen_.empty() ? kNoToken : seen_.back().token;
   seen_.push_back({sum() + GateEvidence(gate, previous, token), token});
-  return GateValue(gate, seen_.back().sum, seen_.size());
+  return Value(gate, position);
+}
+
+float GateState::Value(const GateView& gate, size_t position) const {
+  const size_t count = std::min<size_t>(position + 1, gate.window);
+  const double before = count <= position ? seen_[position - count].sum : 0.0;
+  return GateValue(gate, seen_[position].sum - before, count);
 }
 
 std::vector<float> GateState::History(const GateView& gate) const {
   std::vector<float> values;
   values.reserve(seen_.size());
-  for (size_t i = 0; i < seen_.size(); ++i) values.push_back(GateValue(gate, seen_[i].sum, i + 1));
+  for (size_t i = 0; i < seen_.size(); ++i) values.push_back(Value(gate, i));
   return values;
 }
 

@@ -16,7 +16,8 @@ namespace pointsman {
 // e of `token` after `previous`; the prior if either is negative: unknown.
 double GateEvidence(const GateView& gate, int32_t previous, int32_t token);
 
-// G after `count` tokens whose evidence sums to `sum`.
+// m and G where the last `count` tokens, gate.window of them at most, have evidence that sums to `sum`.
+double GateMean(const GateView& gate, double sum, uint64_t count);
 float GateValue(const GateView& gate, double sum, uint64_t count);
 
 class GateState {
@@ -33,6 +34,8 @@ class GateState {
   std::vector<float> History(const GateView& gate) const;
 
  private:
+  float Value(const GateView& gate, size_t position) const;
+
   struct Seen {
     double sum = 0;  // e_0 + .. + e_position
     int32_t token = kNoToken;

@@ -114,12 +114,17 @@ double ModelGate(const GateView& gate, const std::vector<int32_t>& text) {
   if (!gate.enabled) return 1;
   std::map<uint64_t, double> evidence;
   for (size_t i = 0; i < gate.pairs.size(); ++i) evidence[gate.pairs[i]] = gate.is_common[i] ? gate.common : 1.0;
-  double sum = gate.prior;  // the first token has none before it
-  for (size_t t = 1; t < text.size(); ++t) {
+  const size_t count = std::min<size_t>(text.size(), gate.window);
+  double sum = 0;
+  for (size_t t = text.size() - count; t < text.size(); ++t) {
+    if (t == 0) {
+      sum += gate.prior;  // the first token has none before it
+      continue;
+    }
     const auto found = evidence.find(uint64_t{static_cast<uint32_t>(text[t - 1])} << 32 | text[t]);
     sum += found == evidence.end() ? 0 : found->second;
   }
-  const double mean = (gate.n0 * gate.prior + sum) / (gate.n0 + text.size());
+  const double mean = (gate.n0 * gate.prior + sum) / (gate.n0 + count);
   return std::clamp((mean - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
 }
 

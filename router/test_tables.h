@@ -93,6 +93,7 @@ inline OwnedTables RandomOwnedTables(uint32_t seed, const TableOptions& options)
                  .common = 0.3f,
                  .lo = 0.35f,
                  .hi = 0.5f,
+                 .window = 9,
                  .pairs = {},
                  .is_common = {}};
   for (uint64_t previous = 0; previous < kVocabulary; ++previous) {

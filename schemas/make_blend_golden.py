@@ -192,13 +192,13 @@ def trained_cases(rng):
         yield make_case(rng, "unknown token", **same, **{**table_only, "token": 3})
 
 
-def gate_case(name, evidence, n0, prior, lo, hi):
-    expected, total = [], 0.0
-    for count, e in enumerate(evidence, start=1):
-        total += e
-        mean = (n0 * prior + total) / (n0 + count)
+def gate_case(name, evidence, n0, prior, lo, hi, window=128):
+    expected = []
+    for end in range(1, len(evidence) + 1):
+        last = evidence[max(0, end - window):end]
+        mean = (n0 * prior + sum(last)) / (n0 + len(last))
         expected.append(0.0 if mean <= lo else 1.0 if mean >= hi else (mean - lo) / (hi - lo))
-    return {"name": name, "evidence": evidence, "n0": n0, "prior": prior, "lo": lo, "hi": hi,
+    return {"name": name, "evidence": evidence, "n0": n0, "prior": prior, "lo": lo, "hi": hi, "window": window,
             "expected": [round(v, 10) for v in expected]}
 
 
@@ -207,6 +207,7 @@ def gate_cases(rng):
     noisy = [dyadic(rng.uniform(0.2, 0.9)) for _ in range(64)]
     yield gate_case("opens slowly", rising, 4.0, 0.25, 0.375, 0.5)
     yield gate_case("opens and shuts", rising + [0.0] * 32, 2.0, 0.25, 0.3125, 0.4375)
+    yield gate_case("forgets", rising + [0.0] * 32, 2.0, 0.25, 0.3125, 0.4375, window=16)
     yield gate_case("noisy", noisy, 4.0, 0.5, 0.5, 0.5625)
     yield gate_case("never opens", [0.125] * 8, 4.0, 0.25, 0.25, 0.5)
     yield gate_case("always open", [0.75] * 8, 4.0, 0.75, 0.25, 0.5)

@@ -91,7 +91,7 @@ OwnedTables CopyTables(const RoutingTables& tables) {
   owned.top_k = tables.top_k;
   owned.documents = tables.documents;
   const GateView& g = tables.gate;
-  owned.gate = {g.enabled, g.n0, g.prior, g.common, g.lo, g.hi, Copy(g.pairs), Copy(g.is_common)};
+  owned.gate = {g.enabled, g.n0, g.prior, g.common, g.lo, g.hi, g.window, Copy(g.pairs), Copy(g.is_common)};
   for (const LayerView& l : tables.layers) {
     owned.layers.push_back({l.layer, l.experts, CopyKeys(l.keys), Copy(l.values), Copy(l.value_scales),
                             Copy(l.references), l.calibration, Copy(l.router_delta), Copy(l.token_table),

@@ -7,9 +7,11 @@
 // A configuration is a comma-separated list of key=value; what it leaves out is the default build's. The corpus is
 // captured once for each key dimension. Every line has the ungated gain on the calibration split, the gate that the
 // builder's own search finds, and under it gain on the test split and damage on the other half of the unrelated text.
+// kind=full_finetune and kind=router_finetune are the baselines, at their `rate`.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -23,6 +25,7 @@
 #include "indexer/gate_search.h"
 #include "indexer/job.h"
 #include "indexer/reference_set.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -31,6 +34,7 @@ struct Config {
   std::string text;
   std::string kind = "prototypes";
   uint32_t key_dim = 64;
+  double rate = 1e-3;  // of the baselines
   double still = 0;    // weight of the penalty on unrelated text
   double anchors = 0;  // tokens of unrelated text to train on, as a part of the reference tokens
   PrototypeOptions prototypes;
@@ -42,6 +46,9 @@ Status Set(Config& config, const std::string& key, const std::string& value) {
   const std::map<std::string, std::function<void(double)>> numbers{
       {"dim", [&](double v) { config.key_dim = static_cast<uint32_t>(v); }},
       {"still", [&](double v) { config.still = v; }},
+      {"rate", [&](double v) { config.rate = v; }},
+      {"noise", [&](double v) { config.training.noise = v; }},
+      {"batch", [&](double v) { config.training.batch_sequences = static_cast<uint32_t>(v); }},
       {"anchors", [&](double v) { config.anchors = v; }},
       {"count", [&](double v) { config.prototypes.count = static_cast<uint32_t>(v); }},
       {"epochs", [&](double v) { config.training.epochs = static_cast<int>(v); }},
@@ -154,6 +161,7 @@ class Study {
 
   Status RunOne(Config config) {
     POINTSMAN_TRY(const ReferenceSet* set, SetOf(config.key_dim));
+    if (config.kind.ends_with("_finetune")) return RunBaseline(config, *set);
     if (config.prototypes.count == 0) config.prototypes.count = PrototypeCount(set->tokens());
     config.training.threads = data_.threads;
     std::vector<Sequence> anchors;
@@ -200,6 +208,42 @@ class Study {
     }
     line["bytes_per_token"] =
         static_cast<double>(TableBytes(*MakeTables(candidate.tables))) / static_cast<double>(set->tokens());
+    std::puts(line.dump().c_str());
+    std::fflush(stdout);
+    return {};
+  }
+
+  // Full or router-only fine-tuning, ungated, with the trainer's own loop.
+  Status RunBaseline(const Config& config, const ReferenceSet& set) {
+    TrainOptions train;
+    train.epochs = config.training.epochs;
+    train.batch_sequences = config.training.batch_sequences;
+    train.seed = config.training.seed;
+    train.threads = data_.threads;
+    const auto started = std::chrono::steady_clock::now();
+    LinearPart router(model_.config(), {.router_delta_rate = config.rate});
+    const std::unique_ptr<MoeModel> clone = model_.CloneWithTrainableWeights();
+    const bool full = config.kind == "full_finetune";
+    const TrainReport report = full ? TrainWeights(*clone, config.rate, set.reference, set.calibration, train)
+                                    : Train(model_, router, set.reference, set.calibration, train);
+    const double train_s = SecondsSince(started);
+    HookFactory hooks;
+    if (!full) {
+      hooks = [&](const Batch& batch, std::vector<uint32_t>*) {
+        return std::make_unique<ModuleHook>(router, batch, /*training=*/false);
+      };
+    }
+    POINTSMAN_TRY(const VariantRun run, ScoreVariant("baseline", full ? *clone : model_, hooks, nullptr, test_,
+                                                     damage_half_, {data_.threads, {}}));
+    nlohmann::json line{{"config", config.text},
+                        {"kind", config.kind},
+                        {"reference_tokens", set.tokens()},
+                        {"train_s", train_s},
+                        {"bytes_per_token", 0},
+                        {"calibration", report.best_nll - report.initial_nll},
+                        {"best_epoch", report.best_epoch}};
+    POINTSMAN_TRY(line["ungated"]["gain"], Differences(run.test, frozen_.test));
+    POINTSMAN_TRY(line["ungated"]["damage"], Differences(run.unrelated, frozen_.unrelated));
     std::puts(line.dump().c_str());
     std::fflush(stdout);
     return {};
