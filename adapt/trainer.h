@@ -31,9 +31,9 @@ struct StillRows {
 
 struct TrainOptions {
   int epochs = 6;
-  int patience = 2;               // stop after this many epochs without a better held-out loss
-  double noise = 0;               // of the logits at the start, falling with the rate; see ModuleHook::SetNoise
-  uint32_t batch_sequences = 16;  // one step; split into shards of kShardSequences, gradients summed in order
+  int patience = 2;              // stop after this many epochs without a better held-out loss
+  double noise = 0;              // of the logits at the start, falling with the rate; see ModuleHook::SetNoise
+  uint32_t batch_sequences = 4;  // one step; split into shards of kShardSequences, gradients summed in order
   double beta2 = 0.999;
   uint64_t seed = 0;
   int threads = 1;
@@ -42,7 +42,7 @@ struct TrainOptions {
   std::function<void(const EpochReport&)> on_epoch;
 };
 
-inline constexpr uint32_t kShardSequences = 4;
+inline constexpr uint32_t kShardSequences = 2;
 
 struct TrainReport {
   double initial_nll = 0;  // held-out, before training

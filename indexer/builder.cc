@@ -24,8 +24,8 @@ struct Preset {
 
 Result<Preset> PresetOf(const BuildOptions& options) {
   if (options.preset == "knn") return Preset{0, 0, {"knn"}};
-  Preset preset{8, 2048, {}};
-  if (options.preset == "fast") preset = {4, 512, {}};
+  Preset preset{6, 2048, {}};
+  if (options.preset == "fast") preset = {3, 512, {}};
   if (options.kind == "auto") preset.kinds = {"prototypes", "entries"};
   if (options.kind == "prototypes" || options.kind == "entries") preset.kinds = {options.kind};
   if (preset.kinds.empty()) {
@@ -87,16 +87,19 @@ void KeepLayers(const std::vector<int>& layers, OwnedTables& tables) {
 }
 
 // Hash of everything that the stages are made from.
-std::string InputsHash(const BuildOptions& options, const Fingerprint& model, const Corpus& corpus) {
+std::string InputsHash(const BuildOptions& options, const Fingerprint& model, const Corpus& corpus,
+                       const Corpus& general) {
   Sha256Stream hash;
   for (const std::string& part : {model.config_sha256, model.router_sha256, model.tokenizer_sha256,
                                   model.experts_sha256, options.kind, options.preset, options.blend, options.layers}) {
     hash.Update(part + "\n");
   }
   hash.Update(std::to_string(options.data.seed) + "\n");
-  for (const Document& d : corpus.documents) {
-    hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
-                "\n");
+  for (const Corpus* text : {&corpus, &general}) {
+    for (const Document& d : text->documents) {
+      hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
+                  "\n");
+    }
   }
   return hash.Hex();
 }
@@ -119,6 +122,8 @@ class Builder {
   Corpus corpus_, general_;
   std::vector<std::string> general_sources_;
   ReferenceSet set_;
+  std::vector<Sequence> learned_;  // unrelated text to learn from: what to leave alone, which token pairs are common
+  StillRows still_;
   std::vector<int> layers_;
   std::optional<BuildStages> stages_;
   StageClock clock_;
@@ -138,6 +143,7 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
   options.seed = options_.data.seed;
   options.threads = options_.data.threads;
   options.value_kind = ValueKindOf(options_.blend);
+  options.still = &still_;
   options.on_progress = [&](uint64_t tokens) { progress.Advance(tokens); };
   options.on_epoch = [&](const std::string&, const EpochReport& e) {
     char line[160];
@@ -220,7 +226,7 @@ Result<BuildReport> Builder::Run() {
   clock_.Start("ingest");
   POINTSMAN_TRY(corpus_, LoadCorpus(model_, options_.data));
   POINTSMAN_TRY(general_, LoadGeneralText(model_, options_.data, &general_sources_));
-  const std::string inputs = InputsHash(options_, model_.fingerprint(), corpus_);
+  const std::string inputs = InputsHash(options_, model_.fingerprint(), corpus_, general_);
   stages_.emplace(FileSystem::Real(), options_.out / "build", inputs);
 
   if (const Result<Manifest> published = writer->manifest(); published.ok()) {
@@ -247,6 +253,8 @@ Result<BuildReport> Builder::Run() {
   reference.threads = options_.data.threads;
   reference.on_progress = [&](uint64_t tokens) { capture.Advance(tokens); };
   POINTSMAN_TRY(set_, MakeReferenceSet(model_, corpus_.documents, reference));
+  learned_ = MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
+  still_ = MakeStillRows(model_, learned_, options_.data.threads);
   capture.Finish();
 
   clock_.Start("train");
@@ -261,10 +269,8 @@ Result<BuildReport> Builder::Run() {
   gate.threads = options_.data.threads;
   gate.damage_bound = options_.damage_bound;
   gate.say = [&](const std::string& line) { Say(line); };
-  const std::vector<Sequence> learned =
-      MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
   const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
-  POINTSMAN_CHECK_OK(SearchGates(model_, set_, learned, unrelated, gate, candidates));
+  POINTSMAN_CHECK_OK(SearchGates(model_, set_, learned_, unrelated, gate, candidates));
   POINTSMAN_TRY(const size_t chosen, Choose(candidates));
 
   clock_.Start("write");

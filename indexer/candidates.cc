@@ -15,6 +15,8 @@
 namespace pointsman {
 namespace {
 
+constexpr int64_t kEntryStillRows = 128;
+
 TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options) {
   TrainOptions train;
   train.epochs = options.epochs;
@@ -46,6 +48,23 @@ at::Tensor StoredValues(const at::Tensor& z, const at::Tensor& d, ValueKind kind
 
 }  // namespace
 
+StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelated, int threads) {
+  uint64_t tokens = 0;
+  for (const Sequence& s : unrelated) tokens += s.inputs.size();
+  const uint64_t stride = tokens / kStillTokens + 1;
+  std::vector<Sequence> some;
+  for (size_t i = 0; i < unrelated.size(); i += stride) some.push_back(unrelated[i]);
+  StillRows still;
+  const uint64_t rows = NumberRows(some);
+  if (rows == 0) return still;
+  still.weight = kStillWeight;
+  still.hidden = CaptureHidden(model, some, {threads, {}});
+  still.ids = at::empty({static_cast<int64_t>(rows)}, at::kLong);
+  int64_t* ids = still.ids.data_ptr<int64_t>();
+  for (const Sequence& s : some) ids = std::copy(s.inputs.begin(), s.inputs.end(), ids);
+  return still;
+}
+
 uint32_t PrototypeCount(uint64_t tokens) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
 }
@@ -57,9 +76,7 @@ Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set
   prototypes.seed = options.seed;
   Candidate candidate{"prototypes", EmptyTables(model, set, MemoryKind::kPrototypes), 0, {}};
   POINTSMAN_TRY(std::unique_ptr<Prototypes> module, Prototypes::Create(model.config(), set.keys, prototypes));
-  std::vector<Sequence> text = set.reference;
-  text.insert(text.end(), options.anchors.begin(), options.anchors.end());
-  candidate.training = Train(model, *module, text, set.calibration, TrainingOf(candidate.name, options));
+  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
   candidate.tables.layers = module->Export(set.hidden, set.refs);
   candidate.build_s = SecondsSince(started);
   return candidate;
@@ -72,7 +89,14 @@ Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, E
   Candidate candidate{"entries", EmptyTables(model, set, MemoryKind::kEntries), 0, {}};
   POINTSMAN_TRY(std::unique_ptr<EntryValues> module,
                 EntryValues::Create(model.config(), set.keys, set.hidden, set.groups, entries));
-  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
+  CandidateOptions fewer = options;
+  StillRows still;
+  if (options.still) {  // each row is a search among all entries here
+    still = *options.still;
+    still.rows_per_step = kEntryStillRows;
+    fewer.still = &still;
+  }
+  candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
   candidate.tables.layers = module->Export(set.refs);
   candidate.build_s = SecondsSince(started);
   return candidate;

@@ -30,11 +30,10 @@ struct CandidateOptions {
   uint64_t seed = 0;
   int threads = 1;
   ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
-  // Unrelated text that prototypes are trained on beside the reference text, with the same loss.
-  std::span<const Sequence> anchors = {};
-  double noise = 0;
-  uint32_t batch_sequences = 16;
-  const StillRows* still = nullptr;  // unrelated text that the trained kinds learn to leave alone; borrowed
+  // Of the trained kinds (docs/decisions/005-training.md):
+  double noise = 1;
+  uint32_t batch_sequences = 4;
+  const StillRows* still = nullptr;  // unrelated text that they learn to leave alone; borrowed
   std::function<void(uint64_t tokens)> on_progress;
   std::function<void(const std::string& name, const EpochReport&)> on_epoch;
 };
@@ -47,6 +46,11 @@ Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, E
 // Our reading of the paper's build (kNN-MoE): raw hidden states normalised, k 8, w = exp((cos - 1) / .5) / k, values by
 // 5 joint Adam steps on each token's own logits.
 Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const CandidateOptions& options);
+
+// Rows of unrelated text for CandidateOptions::still: at most kStillTokens of them, from sequences all over the text.
+StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelated, int threads);
+inline constexpr uint64_t kStillTokens = 16'384;
+inline constexpr double kStillWeight = 0.3;
 
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);

@@ -49,6 +49,10 @@ class Evaluation {
       inputs.reference = &*reference_;
     }
     POINTSMAN_CHECK_OK(FillMemory(inputs));
+    const bool trains = std::any_of(variants.begin(), variants.end(), [&](const std::string& name) {
+      return (name == "prototypes" || name == "entries") && !inputs.ready.contains(name);
+    });
+    if (trains) inputs.still = MakeStillRows(model_, Learned(), options_.data.threads);
     std::vector<VariantRun> runs;
     VariantMaker maker(std::move(inputs));
     for (const std::string& name : variants) {
@@ -217,6 +221,11 @@ class Evaluation {
     return {};
   }
 
+  // Unrelated text that trained memories may learn from.
+  std::vector<Sequence> Learned() const {
+    return MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
+  }
+
   Status FillMemory(VariantInputs& inputs) {
     if (memory_) {
       inputs.memory = std::shared_ptr<const RoutingTables>(memory_, &memory_->tables());
@@ -233,9 +242,7 @@ class Evaluation {
     }
     if (!reference_) return {};
     const ScoredText anchor = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
-    const SequenceOptions sequences = SequenceOptionsOf(model_.config());
-    POINTSMAN_TRY(inputs.gate, MakeGate(reference_->reference,
-                                        MakeSequences(general_.documents, SplitRole::kReference, sequences), {}));
+    POINTSMAN_TRY(inputs.gate, MakeGate(reference_->reference, Learned(), {}));
     const GateSamples samples = SampleGate(inputs.gate, reference_->calibration, anchor.sequences);
     SetRamp(samples, GateQuantiles{}, inputs.gate);  // without a memory nothing is tightened by measurement
     return {};

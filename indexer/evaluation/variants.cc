@@ -20,7 +20,7 @@ namespace pointsman {
 namespace {
 
 constexpr int kBaselineEpochs = 8;  // at most; the calibration split stops earlier
-constexpr int kMemoryEpochs = 8;
+constexpr int kMemoryEpochs = 6;
 constexpr double kBiasRate = 0.02;
 constexpr double kRouterRate = 3e-3;  // findings section 1, "router fine-tuning only"
 constexpr double kFullFinetuneRate = 1e-3;
@@ -231,6 +231,7 @@ void VariantMaker::NoteWorst(const std::string& name, int text, std::span<const 
 CandidateOptions VariantMaker::CandidateDefaults() const {
   CandidateOptions options;
   options.epochs = kMemoryEpochs;
+  options.still = &in_.still;
   options.seed = in_.seed;
   options.threads = in_.threads;
   return options;

@@ -30,6 +30,7 @@ struct VariantInputs {
   OwnedGate gate;                               // common to all gated variants
   std::map<std::string, std::shared_ptr<const RoutingTables>> ready;  // kinds that a build has trained already, gated
   std::map<std::string, double> ready_build_s;
+  StillRows still;  // unrelated text that trained memories leave alone
   ReroutingOptions rerouting;
   bool rewire_recompute = false;
   uint64_t seed = 0;

@@ -35,8 +35,7 @@ struct Config {
   std::string kind = "prototypes";
   uint32_t key_dim = 64;
   double rate = 1e-3;  // of the baselines
-  double still = 0;    // weight of the penalty on unrelated text
-  double anchors = 0;  // tokens of unrelated text to train on, as a part of the reference tokens
+  double still = kStillWeight;
   PrototypeOptions prototypes;
   EntryOptions entries;
   CandidateOptions training;
@@ -49,7 +48,6 @@ Status Set(Config& config, const std::string& key, const std::string& value) {
       {"rate", [&](double v) { config.rate = v; }},
       {"noise", [&](double v) { config.training.noise = v; }},
       {"batch", [&](double v) { config.training.batch_sequences = static_cast<uint32_t>(v); }},
-      {"anchors", [&](double v) { config.anchors = v; }},
       {"count", [&](double v) { config.prototypes.count = static_cast<uint32_t>(v); }},
       {"epochs", [&](double v) { config.training.epochs = static_cast<int>(v); }},
       {"seed", [&](double v) { config.training.seed = static_cast<uint64_t>(v); }},
@@ -128,12 +126,7 @@ class Study {
     learned_ = MakeScoredText(model_, general_.documents, SplitRole::kReference);
     gate_half_ = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
     damage_half_ = MakeScoredText(model_, general_.documents, SplitRole::kTest);
-    NumberRows(learned_.sequences);
-    still_.hidden = CaptureHidden(model_, learned_.sequences, {data_.threads, {}});
-    std::vector<int64_t> ids;
-    for (const Sequence& s : learned_.sequences) ids.insert(ids.end(), s.inputs.begin(), s.inputs.end());
-    still_.ids = at::empty({static_cast<int64_t>(ids.size())}, at::kLong);
-    std::copy(ids.begin(), ids.end(), still_.ids.data_ptr<int64_t>());
+    still_ = MakeStillRows(model_, learned_.sequences, data_.threads);
     POINTSMAN_TRY(frozen_, Score({}, nullptr));
     for (const Config& config : configs) POINTSMAN_CHECK_OK(RunOne(config));
     return {};
@@ -164,14 +157,6 @@ class Study {
     if (config.kind.ends_with("_finetune")) return RunBaseline(config, *set);
     if (config.prototypes.count == 0) config.prototypes.count = PrototypeCount(set->tokens());
     config.training.threads = data_.threads;
-    std::vector<Sequence> anchors;
-    uint64_t anchor_tokens = 0;
-    for (const Sequence& s : learned_.sequences) {
-      if (static_cast<double>(anchor_tokens) >= config.anchors * static_cast<double>(set->tokens())) break;
-      anchors.push_back(s);
-      anchor_tokens += s.inputs.size();
-    }
-    config.training.anchors = anchors;
     still_.weight = config.still;
     config.training.still = &still_;
     Result<Candidate> made = config.kind == "entries"
@@ -184,7 +169,6 @@ class Study {
     nlohmann::json line{{"config", config.text},
                         {"kind", config.kind},
                         {"reference_tokens", set->tokens()},
-                        {"anchor_tokens", anchor_tokens},
                         {"train_s", candidate.build_s},
                         {"calibration", candidate.training.best_nll - candidate.training.initial_nll},
                         {"best_epoch", candidate.training.best_epoch}};
@@ -281,7 +265,7 @@ int Main(int argc, char** argv) {
   data.model = model;
   Config base;
   base.prototypes.count = 0;
-  base.training.epochs = 8;
+  base.training.epochs = 6;
   base.training.seed = data.seed;
   const auto run = [&]() -> Status {
     POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
