@@ -46,6 +46,10 @@ at::Tensor StoredValues(const at::Tensor& z, const at::Tensor& d, ValueKind kind
 
 }  // namespace
 
+TrainingSize TrainingSizeOf(const std::string& preset) {
+  return preset == "fast" ? TrainingSize{4, 512} : TrainingSize{};
+}
+
 uint32_t PrototypeCount(uint64_t tokens) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
 }

@@ -48,6 +48,13 @@ Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, E
 // 5 joint Adam steps on each token's own logits.
 Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const CandidateOptions& options);
 
+// How much a preset trains ("default", "fast"): shared by the build and by whoever trains its kinds again.
+struct TrainingSize {
+  int epochs = 8;
+  uint32_t max_prototypes = 2048;
+};
+TrainingSize TrainingSizeOf(const std::string& preset);
+
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);
 
