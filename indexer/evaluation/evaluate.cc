@@ -73,7 +73,8 @@ class Evaluation {
     std::vector<VariantMaker> makers;
     for (uint32_t i = 0; i < options_.seeds; ++i) {
       VariantInputs mine = inputs;
-      mine.seed = inputs.seed + i;
+      // With a memory from its own seed on, so that no training repeats it.
+      if (options_.seeds > 1) mine.seed = (memory_ ? memory_->manifest().seed : inputs.seed) + i;
       if (i > 0) mine.ready.clear();
       makers.emplace_back(std::move(mine));
     }
