@@ -196,7 +196,8 @@ TEST_F(CorpusAndTinyModel, CopiedPassagesAreFoundWhereDocumentsDiffer) {
   EXPECT_EQ(recorded.value().leakage->test.near_duplicates, 0u);
   EXPECT_EQ(recorded.value().leakage->test.repeated_tokens, 0u);
   EXPECT_FALSE(recorded.value().leakage->gain_without_repeated.has_value());
-  EXPECT_GT(recorded.value().leakage->test.reference_documents, recorded.value().reference_documents);  // calibration too
+  EXPECT_GT(recorded.value().leakage->test.reference_documents,
+            recorded.value().reference_documents);  // calibration too
 
   // Test files of other words, each with one line of a corpus file inside.
   eval.test_corpus = {(root() / "other").string()};
