@@ -24,8 +24,8 @@ struct Preset {
 
 Result<Preset> PresetOf(const BuildOptions& options) {
   if (options.preset == "knn") return Preset{0, 0, {"knn"}};
-  Preset preset{6, 2048, {}};
-  if (options.preset == "fast") preset = {3, 512, {}};
+  const TrainingSize size = TrainingSizeOf(options.preset);
+  Preset preset{size.epochs, size.max_prototypes, {}};
   if (options.kind == "auto") preset.kinds = {"prototypes", "entries"};
   if (options.kind == "prototypes" || options.kind == "entries") preset.kinds = {options.kind};
   if (preset.kinds.empty()) {
@@ -216,6 +216,7 @@ Result<EvalReport> Builder::Judge(const std::shared_ptr<const RoutingTables>& ta
   scoring.statistics.seed = options_.data.seed;
   scoring.verdict.min_gain = options_.min_gain;
   scoring.verdict.damage_bound = options_.damage_bound;
+  scoring.verdict.equal_experts = ExpertsAreEqual(model_);
   return MakeReport(runs, scoring);
 }
 

@@ -75,6 +75,7 @@ struct EvalOptions {
   double damage_bound = 0.002;
   ReroutingOptions rerouting;     // of the rewiring variants
   bool rewire_recompute = false;  // they recompute earlier keys and values (KV)
+  uint32_t seeds = 1;             // trainings of each variant that is trained here; the memory's kind is retrained too
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.
@@ -85,7 +86,8 @@ Result<EvalReport> Evaluate(const EvalOptions& options);
 
 struct ProbeOptions {
   CorpusOptions data;
-  uint64_t sample_tokens = 2'048;
+  uint64_t sample_tokens = 4'096;
+  double min_gain = 0.01;  // headroom below this is in vain
 };
 Result<ProbeReport> Probe(const ProbeOptions& options);
 

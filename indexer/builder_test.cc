@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <map>
 #include <random>
 #include <set>
 
@@ -160,6 +161,63 @@ TEST_F(CorpusAndTinyModel, ATestCorpusGivesUpWhatTheMemoryWasMadeOf) {
   EXPECT_GE(std::stoull(note), made_of) << note;  // the calibration documents' copies too
 }
 
+TEST_F(CorpusAndTinyModel, SeedsTrainAgainWhatIsTrainedAndLeaveTheMemoryAlone) {
+  BuildOptions build = Options("memory");
+  build.kind = "prototypes";
+  ASSERT_TRUE(BuildMemory(build).ok());
+  EvalOptions options = EvalOf(build);
+  options.variants = {"bias", "knn", "memory"};
+  const auto one = Evaluate(options);
+  ASSERT_TRUE(one.ok()) << one.error().message;
+  options.seeds = 2;
+  const auto two = Evaluate(options);
+  ASSERT_TRUE(two.ok()) << two.error().message;
+  std::map<std::string, VariantScore> before, after;
+  for (const VariantScore& v : one.value().variants) before[v.name] = v;
+  for (const VariantScore& v : two.value().variants) after[v.name] = v;
+  EXPECT_EQ(after["bias"].seeds, 2u);
+  EXPECT_GT(*after["bias"].seed_sd, 0.0);
+  EXPECT_EQ(after["knn"].seeds, 1u);
+  EXPECT_EQ(after["memory"].seeds, 1u);
+  EXPECT_EQ(after["memory"].nll, before["memory"].nll);
+  ASSERT_TRUE(after.contains("prototypes"));  // trained again, to know how another build would differ
+  EXPECT_EQ(after["prototypes"].seeds, 2u);
+  EXPECT_NE(after["prototypes"].nll, after["memory"].nll);
+}
+
+TEST_F(CorpusAndTinyModel, CopiedPassagesAreFoundWhereDocumentsDiffer) {
+  const BuildOptions build = Options("memory");
+  ASSERT_TRUE(BuildMemory(build).ok());
+  EvalOptions eval = EvalOf(build);
+  eval.variants = {"memory"};
+  const auto recorded = Evaluate(eval);
+  ASSERT_TRUE(recorded.ok()) << recorded.error().message;
+  ASSERT_TRUE(recorded.value().leakage.has_value());
+  EXPECT_EQ(recorded.value().leakage->test.near_duplicates, 0u);
+  EXPECT_EQ(recorded.value().leakage->test.repeated_tokens, 0u);
+  EXPECT_FALSE(recorded.value().leakage->gain_without_repeated.has_value());
+  EXPECT_GT(recorded.value().leakage->test.reference_documents,
+            recorded.value().reference_documents);  // calibration too
+
+  // Test files of other words, each with one line of a corpus file inside.
+  eval.test_corpus = {(root() / "other").string()};
+  for (uint32_t i = 0; i < 40; ++i) {
+    const auto path = root() / "other" / (std::to_string(i) + ".h");
+    WriteWords(path, {"alpha", "beta", "gamma", "delta", "rho"}, 5000 + i);
+    std::ifstream from(root() / "corpus" / ("lib" + std::to_string(i % 5)) / (std::to_string(i) + ".h"));
+    std::string line;
+    std::getline(from, line);
+    std::ofstream(path, std::ios::app) << line << '\n';
+  }
+  const auto copied = Evaluate(eval);
+  ASSERT_TRUE(copied.ok()) << copied.error().message;
+  const TextOverlap& overlap = copied.value().leakage->test;
+  EXPECT_EQ(overlap.near_duplicates, 0u);
+  EXPECT_GT(overlap.repeated_documents, 5u);
+  EXPECT_LT(overlap.repeated_tokens, overlap.tokens / 2);
+  EXPECT_TRUE(copied.value().leakage->gain_without_repeated.has_value());
+}
+
 TEST_F(CorpusAndTinyModel, EvalWithoutAMemoryUsesTheSplitOfBuild) {
   const BuildOptions build = Options("memory");
   const auto built = BuildMemory(build);
@@ -206,6 +264,13 @@ TEST_F(CorpusAndTinyModel, ProbeFindsRoomInEveryLayerAndPlanPredicts) {
   const auto room = Probe(probe);
   ASSERT_TRUE(room.ok()) << room.error().message;
   EXPECT_GT(room.value().headroom, 0.05);
+  EXPECT_GT(room.value().documents, 10u);
+  EXPECT_FALSE(room.value().equal_experts);
+  EXPECT_NE(room.value().advice, Advice::kInVain);
+  EXPECT_LT(room.value().layers[1].ci95.low, room.value().layers[1].headroom);
+  ProbeOptions greedy = probe;
+  greedy.min_gain = 50;
+  EXPECT_EQ(Probe(greedy).value().advice, Advice::kInVain);
   EXPECT_EQ(room.value().layers.size(), 3u);
   const auto plan = Plan({Options("unused")});
   ASSERT_TRUE(plan.ok()) << plan.error().message;

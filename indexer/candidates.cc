@@ -65,6 +65,10 @@ StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelat
   return still;
 }
 
+TrainingSize TrainingSizeOf(const std::string& preset) {
+  return preset == "fast" ? TrainingSize{3, 512} : TrainingSize{};
+}
+
 uint32_t PrototypeCount(uint64_t tokens) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
 }

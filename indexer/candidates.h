@@ -52,6 +52,13 @@ StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelat
 inline constexpr uint64_t kStillTokens = 16'384;
 inline constexpr double kStillWeight = 0.3;
 
+// How much a preset trains ("default", "fast"): shared by the build and by whoever trains its kinds again.
+struct TrainingSize {
+  int epochs = 6;
+  uint32_t max_prototypes = 2048;
+};
+TrainingSize TrainingSizeOf(const std::string& preset);
+
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);
 

@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <limits>
 #include <numeric>
+#include <set>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "indexer/licence_comments.h"
 
@@ -149,6 +152,34 @@ std::vector<uint64_t> ClusterNearDuplicates(std::span<const RawDocument> documen
   std::vector<uint64_t> result(documents.size());
   for (size_t i = 0; i < documents.size(); ++i) result[i] = lowest[clusters.Root(i)];
   return result;
+}
+
+std::vector<NearPair> NearDuplicatePairs(std::span<const RawDocument> first, std::span<const RawDocument> second,
+                                         double min_jaccard) {
+  std::vector<Signature> signatures;
+  for (const RawDocument& document : first) signatures.push_back(MinHash(document));
+  for (const RawDocument& document : second) signatures.push_back(MinHash(document));
+  std::set<std::pair<uint32_t, uint32_t>> seen;
+  std::vector<NearPair> pairs;
+  for (size_t band = 0; band < kBands; ++band) {
+    const auto keys = SortedBand(signatures, band);
+    for (size_t begin = 0, end = 0; begin < keys.size(); begin = end) {
+      while (end < keys.size() && keys[end].first == keys[begin].first) ++end;
+      // A run's indices ascend: those of the first set, then those of the second.
+      for (size_t i = begin; i < end && keys[i].second < first.size(); ++i) {
+        for (size_t j = end; j-- > begin && keys[j].second >= first.size();) {
+          const uint32_t a = keys[i].second, b = keys[j].second;
+          if (!seen.emplace(a, b).second) continue;
+          const double similarity = EstimatedJaccard(signatures[a], signatures[b]);
+          if (similarity >= min_jaccard) pairs.push_back({a, b - first.size(), similarity});
+        }
+      }
+    }
+  }
+  std::sort(pairs.begin(), pairs.end(), [](const NearPair& a, const NearPair& b) {
+    return std::tuple(-a.similarity, a.first, a.second) < std::tuple(-b.similarity, b.first, b.second);
+  });
+  return pairs;
 }
 
 }  // namespace pointsman

@@ -50,6 +50,15 @@ Result<std::unique_ptr<MoeModel>> MoeModel::Load(const std::filesystem::path& di
   }
 }
 
+bool ExpertsAreEqual(const MoeModel& model) {
+  bool equal = true;
+  for (const auto& [name, value] : model.Weights()) {
+    if (name.find(".mlp.experts.") == std::string::npos) continue;  // fused: [E, ...]
+    equal = equal && value.eq(value.narrow(0, 0, 1)).all().item<bool>();
+  }
+  return equal;
+}
+
 void TuneRuntime() {
   // Our threads each run their own products. OpenBLAS (linked for FAISS, and found first by LibTorch's calls too) would
   // split every small product over threads of its own that wait in sched_yield: one training of 32,000 tokens on two

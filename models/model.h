@@ -51,6 +51,9 @@ class MoeModel {
   virtual KvCache NewCache(int64_t batch) const = 0;
 };
 
+// Whether all experts of every layer hold the same weights: then it does not matter which of them a token takes.
+bool ExpertsAreEqual(const MoeModel& model);
+
 // Tells glibc to keep freed pages and OpenBLAS to use the caller's thread: call once, first thing in main(), in a
 // process that runs models.
 void TuneRuntime();

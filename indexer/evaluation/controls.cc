@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "adapt/tensors.h"
+#include "indexer/evaluation/row_gate.h"
 #include "memory/layer_index.h"
 #include "router/blend.h"
-#include "router/context_gate.h"
 
 namespace pointsman {
 namespace {
@@ -43,11 +43,7 @@ class RandomNeighbourHook : public RoutingHook {
   RandomNeighbourHook(std::shared_ptr<const RoutingTables> tables, uint64_t seed, const Batch& batch)
       : tables_(std::move(tables)), seed_(seed), batch_(batch) {}
   void BeginStep(const StepInfo& step) override {
-    if (!tables_->gate.enabled) return;
-    GateState state;
-    for (size_t row = 0; row < step.tokens.size(); ++row) {
-      gate_.push_back(state.Append(tables_->gate, step.positions[row], step.tokens[row]));
-    }
+    if (tables_->gate.enabled) gate_ = GateOfRows(tables_->gate, step);
   }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     const at::Tensor queries = hidden.contiguous();

@@ -8,6 +8,7 @@
 #include "indexer/builder.h"
 #include "indexer/calibrate.h"
 #include "indexer/evaluation/controls.h"
+#include "indexer/evaluation/leakage.h"
 #include "indexer/evaluation/variants.h"
 #include "indexer/job.h"
 #include "indexer/publish.h"
@@ -31,10 +32,11 @@ class Evaluation {
   Evaluation(const EvalOptions& options, const MoeModel& model) : options_(options), model_(model) {}
 
   Result<EvalReport> Run() {
-    POINTSMAN_TRY(const std::vector<std::string> variants, ChosenVariants());
     POINTSMAN_CHECK_OK(OpenMemory());
+    POINTSMAN_TRY(const std::vector<std::string> variants, ChosenVariants());
     POINTSMAN_CHECK_OK(LoadDocuments());
     POINTSMAN_CHECK_OK(LoadUnrelated());
+    LookForLeakage();
     VariantInputs inputs;
     inputs.model = &model_;
     inputs.test = &test_;
@@ -50,14 +52,19 @@ class Evaluation {
     }
     POINTSMAN_CHECK_OK(FillMemory(inputs));
     const bool trains = std::any_of(variants.begin(), variants.end(), [&](const std::string& name) {
-      return (name == "prototypes" || name == "entries") && !inputs.ready.contains(name);
+      return (name == "prototypes" || name == "entries") && (options_.seeds > 1 || !inputs.ready.contains(name));
     });
     if (trains) inputs.still = MakeStillRows(model_, Learned(), options_.data.threads);
+    std::vector<VariantMaker> makers = Makers(inputs);
     std::vector<VariantRun> runs;
-    VariantMaker maker(std::move(inputs));
     for (const std::string& name : variants) {
       Progress progress(name, 0, "", {.quiet = options_.data.quiet});
-      POINTSMAN_TRY(VariantRun run, maker.Run(name));
+      POINTSMAN_TRY(VariantRun run, makers.front().Run(name));
+      for (size_t i = 1; i < makers.size() && IsSeeded(name); ++i) {
+        POINTSMAN_TRY(VariantRun other, makers[i].Run(name));
+        run.other_seeds.push_back({std::move(other.test), std::move(other.unrelated)});
+      }
+      if (name == "memory") run.recipe = RetrainedKind();
       progress.Finish();
       runs.push_back(std::move(run));
     }
@@ -65,6 +72,28 @@ class Evaluation {
   }
 
  private:
+  // One a seed. The first uses what the build has trained, the others train it again; the gate is common to all.
+  std::vector<VariantMaker> Makers(const VariantInputs& inputs) const {
+    std::vector<VariantMaker> makers;
+    for (uint32_t i = 0; i < options_.seeds; ++i) {
+      VariantInputs mine = inputs;
+      // With a memory from its own seed on, so that no training repeats it.
+      if (options_.seeds > 1) mine.seed = (memory_ ? memory_->manifest().seed : inputs.seed) + i;
+      if (i > 0) mine.ready.clear();
+      makers.emplace_back(std::move(mine));
+    }
+    return makers;
+  }
+
+  // The kind that is trained again with other seeds to tell how another build of the memory would differ; empty = none.
+  std::string RetrainedKind() const {
+    if (!memory_ || options_.seeds < 2) return "";
+    const Manifest& manifest = memory_->manifest();
+    const auto preset = manifest.settings.find("preset");
+    if (!manifest.has_text || preset == manifest.settings.end() || preset->second == "knn") return "";
+    return manifest.kind == MemoryKind::kEntries ? "entries" : "prototypes";
+  }
+
   Result<std::vector<std::string>> ChosenVariants() const {
     const std::vector<std::string> known = VariantNames();
     std::vector<std::string> chosen = options_.variants;
@@ -82,6 +111,7 @@ class Evaluation {
       return name.ends_with("rewiring") || name.ends_with("_second_half");
     });
     chosen.push_back("frozen");
+    if (std::find(chosen.begin(), chosen.end(), "memory") != chosen.end()) chosen.push_back(RetrainedKind());
     if (halves) chosen.push_back("frozen_second_half");
     std::vector<std::string> ordered;  // the report's order
     for (const std::string& name : known) {
@@ -180,6 +210,7 @@ class Evaluation {
     for (const Document& d : known) identical.insert(d.sha256);
     const uint64_t left =
         corpus.known_left + std::erase_if(test, [&](const Document& d) { return identical.contains(d.sha256); });
+    left_out_ = left;
     if (left > 0) {
       notes_.push_back(std::to_string(left) +
                        " documents of the test corpus are near-duplicates of reference or calibration documents and "
@@ -202,6 +233,42 @@ class Evaluation {
       }
     }
     unrelated_ = MakeScoredText(model_, general_.documents, SplitRole::kTest);
+    return {};
+  }
+
+  // What the scored texts share with the text that the memory was made from, before anything is scored.
+  void LookForLeakage() {
+    std::vector<Document> made_from, unrelated;
+    for (const Document& d : documents_) {
+      if (d.role != SplitRole::kTest && !d.tokens.empty()) made_from.push_back(d);
+    }
+    for (const Document& d : unrelated_.documents) {
+      if (d.role == SplitRole::kTest) unrelated.push_back(d);
+    }
+    if (made_from.empty()) {
+      notes_.push_back("leakage was not looked for: the memory holds no text (--no-text)");
+      return;
+    }
+    leakage_.emplace();
+    leakage_->left_out = left_out_;
+    leakage_->test = FindOverlap(model_.tokenizer(), test_.documents, made_from);
+    leakage_->unrelated = FindOverlap(model_.tokenizer(), unrelated, made_from);
+    if (leakage_->test.repeated_tokens > 0) test_.repeated = RepeatedTokens(test_.documents, made_from);
+  }
+
+  // The memory's gain without the tokens that the reference text holds word for word.
+  Status FillLeakage(const std::vector<VariantRun>& runs, const StatisticsOptions& statistics, EvalReport& report) {
+    if (!leakage_) return {};
+    const auto run_of = [&](const char* name) {
+      return std::find_if(runs.begin(), runs.end(), [&](const VariantRun& r) { return r.name == name; });
+    };
+    const auto memory = run_of("memory"), frozen = run_of("frozen");
+    if (memory != runs.end() && frozen != runs.end() && !memory->test_fresh.empty()) {
+      POINTSMAN_TRY(const auto differences, PairedDifferences(memory->test_fresh, frozen->test_fresh));
+      leakage_->gain_without_repeated = EstimateDifference(differences, statistics);
+    }
+    for (std::string& note : LeakageNotes(*leakage_)) report.notes.push_back(std::move(note));
+    report.leakage = std::move(leakage_);
     return {};
   }
 
@@ -230,6 +297,12 @@ class Evaluation {
     if (memory_) {
       inputs.memory = std::shared_ptr<const RoutingTables>(memory_, &memory_->tables());
       inputs.gate = CopyTables(*inputs.memory).gate;
+      const auto preset = memory_->manifest().settings.find("preset");
+      if (preset != memory_->manifest().settings.end()) {
+        const TrainingSize size = TrainingSizeOf(preset->second);
+        inputs.memory_epochs = size.epochs;
+        inputs.max_prototypes = size.max_prototypes;
+      }
       POINTSMAN_TRY(KeptKinds kept, LoadKeptKinds(options_.memory));
       inputs.ready = std::move(kept.tables);
       inputs.ready_build_s = std::move(kept.build_s);
@@ -253,8 +326,10 @@ class Evaluation {
     scoring.statistics.seed = options_.data.seed;
     scoring.verdict.min_gain = options_.min_gain;
     scoring.verdict.damage_bound = options_.damage_bound;
+    scoring.verdict.equal_experts = ExpertsAreEqual(model_);
     POINTSMAN_TRY(EvalReport report, MakeReport(runs, scoring));
     report.notes.insert(report.notes.begin(), notes_.begin(), notes_.end());
+    POINTSMAN_CHECK_OK(FillLeakage(runs, scoring.statistics, report));
     report.reference_documents = CountDocuments(documents_, SplitRole::kReference);
     report.reference_tokens = reference_ ? reference_->tokens() : CountTokens(documents_, SplitRole::kReference);
     if (memory_) {
@@ -277,6 +352,8 @@ class Evaluation {
   Corpus general_;
   ScoredText test_, unrelated_;
   std::optional<ReferenceSet> reference_;
+  std::optional<LeakageReport> leakage_;
+  uint64_t left_out_ = 0;
   std::vector<std::string> notes_;
 };
 

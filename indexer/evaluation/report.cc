@@ -31,7 +31,35 @@ Json VariantJson(const VariantScore& v) {
           {"identical_documents", Number(v.identical_documents)},
           {"build_s", Number(v.build_s)},
           {"seconds_per_token", Number(v.seconds_per_token)},
-          {"bytes_per_token", Number(v.bytes_per_token)}};
+          {"bytes_per_token", Number(v.bytes_per_token)},
+          {"seeds", v.seeds},
+          {"seed_sd", Number(v.seed_sd)}};
+}
+
+Json OverlapJson(const TextOverlap& overlap) {
+  Json worst = Json::array();
+  for (const SimilarPair& pair : overlap.worst) {
+    worst.push_back({{"document", pair.document}, {"reference", pair.reference}, {"similarity", pair.similarity}});
+  }
+  return {{"documents", overlap.documents},
+          {"reference_documents", overlap.reference_documents},
+          {"near_duplicates", overlap.near_duplicates},
+          {"worst", std::move(worst)},
+          {"tokens", overlap.tokens},
+          {"repeated_tokens", overlap.repeated_tokens},
+          {"repeated_documents", overlap.repeated_documents},
+          {"longest_run", overlap.longest_run}};
+}
+
+Json LeakageJson(const std::optional<LeakageReport>& leakage) {
+  if (!leakage) return nullptr;
+  const auto& gain = leakage->gain_without_repeated;
+  return {{"run_tokens", kRepeatedRun},
+          {"left_out", leakage->left_out},
+          {"test", OverlapJson(leakage->test)},
+          {"unrelated", OverlapJson(leakage->unrelated)},
+          {"gain_without_repeated", gain ? Number(gain->mean) : Json(nullptr)},
+          {"gain_without_repeated_ci95", gain ? Pair(gain->ci95) : Json(nullptr)}};
 }
 
 }  // namespace
@@ -46,6 +74,18 @@ const char* DecisionText(Decision decision) {
       return "inconclusive";
   }
   return "inconclusive";
+}
+
+const char* AdviceText(Advice advice) {
+  switch (advice) {
+    case Advice::kBuild:
+      return "build";
+    case Advice::kUnsure:
+      return "unsure";
+    case Advice::kInVain:
+      return "in_vain";
+  }
+  return "unsure";
 }
 
 VariantKind KindOf(const std::string& name) {
@@ -64,16 +104,24 @@ Json ToJson(const EvalReport& report) {
           {"dominated_by", report.dominated_by.empty() ? Json(nullptr) : Json(report.dominated_by)},
           {"documents", report.documents},
           {"tokens", report.tokens},
+          {"leakage", LeakageJson(report.leakage)},
           {"variants", std::move(variants)}};
 }
 
 Json ToJson(const ProbeReport& report) {
   Json layers = Json::array();
-  for (const LayerHeadroom& l : report.layers) layers.push_back({{"layer", l.layer}, {"headroom", Number(l.headroom)}});
+  for (const LayerHeadroom& l : report.layers) {
+    layers.push_back({{"layer", l.layer}, {"headroom", Number(l.headroom)}, {"ci95", Pair(l.ci95)}});
+  }
   return {{"tokens", report.tokens},
+          {"documents", report.documents},
           {"headroom", Number(report.headroom)},
           {"ci95", Pair(report.ci95)},
-          {"layers", std::move(layers)}};
+          {"layers", std::move(layers)},
+          {"transfer", Number(report.transfer)},
+          {"transfer_ci95", Pair(report.transfer_ci95)},
+          {"equal_experts", report.equal_experts},
+          {"advice", AdviceText(report.advice)}};
 }
 
 Json ToJson(const PlanReport& report) {

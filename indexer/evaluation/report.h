@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "indexer/evaluation/leakage_report.h"
 #include "indexer/evaluation/statistics.h"
 
 namespace pointsman {
@@ -31,6 +32,8 @@ struct VariantScore {
   std::optional<double> identical_documents;  // 0..1 of the unrelated text: bit-identical logits throughout
   std::optional<double> build_s;
   std::optional<double> seconds_per_token;
+  uint32_t seeds = 1;                     // trainings that nll, gain and damage are means of
+  std::optional<double> seed_sd;          // of nll between them; absent with one
   std::optional<double> bytes_per_token;  // stored bytes / reference tokens, all layers
 };
 
@@ -53,7 +56,8 @@ struct EvalReport {
   double min_gain = 0.01;   // the rule's two thresholds, shown beside the figures
   double damage_bound = 0.002;
   std::vector<VariantScore> variants;
-  std::vector<std::string> notes;  // leakage checks, controls, limits: one sentence each
+  std::optional<LeakageReport> leakage;  // absent: not looked for (a memory without text)
+  std::vector<std::string> notes;        // leakage checks, controls, limits: one sentence each
 };
 
 nlohmann::json ToJson(const EvalReport& report);  // schemas/eval.schema.json: exactly design.md 10's members
@@ -66,13 +70,27 @@ std::string ToHtml(const EvalReport& report, const std::string& title);
 struct LayerHeadroom {
   int64_t layer = 0;
   double headroom = 0;  // nats per token that ideal routing of this layer alone would gain (>= 0 is room)
+  Interval ci95;
 };
+
+// What the probe advises.
+//   in vain  the experts are all equal, or even ideal routing would gain less than min_gain (upper 95 % bound)
+//   build    there is room, and a router trained on one half of the sample gains on the other (lower bound above 0)
+//   unsure   there is room, but so little text teaches nothing that carries over
+enum class Advice : uint8_t { kBuild, kUnsure, kInVain };
+const char* AdviceText(Advice advice);  // "build", "unsure", "in_vain"
 
 struct ProbeReport {
   uint64_t tokens = 0;
-  double headroom = 0;  // all layers together
+  uint64_t documents = 0;  // independent ones: near-duplicates count once
+  double headroom = 0;     // all layers together
   Interval ci95;
   std::vector<LayerHeadroom> layers;
+  double transfer = 0;  // gain on one half of the sample of a router trained on the other, both ways; > 0 is a gain
+  Interval transfer_ci95;
+  bool equal_experts = false;  // in every layer: no choice among them can matter
+  double min_gain = 0.01;
+  Advice advice = Advice::kUnsure;
 };
 nlohmann::json ToJson(const ProbeReport& report);  // schemas/probe.schema.json
 std::string ToTable(const ProbeReport& report);

@@ -100,6 +100,25 @@ std::string DamageTable(const EvalReport& report, bool color) {
   return table.Text(color);
 }
 
+std::string AdviceLine(const ProbeReport& report) {
+  if (report.equal_experts) {
+    return "Building is in vain: the experts of every layer are equal, so no choice among them can change anything but "
+           "the scale of a layer's output.\n";
+  }
+  switch (report.advice) {
+    case Advice::kInVain:
+      return fmt::format("Building is in vain: even ideal routing would gain less than the {:g} nats asked for.\n",
+                         report.min_gain);
+    case Advice::kBuild:
+      return "Worth building: there is room, and what a little of this text teaches a router carries over to the "
+             "rest.\n";
+    case Advice::kUnsure:
+      break;
+  }
+  return "Unsure: there is room, but what half of this sample teaches a router does not help on the other half; a "
+         "memory may gain nothing.\n  A larger --sample-tokens, or a build with its verdict, would tell.\n";
+}
+
 std::string Bytes(uint64_t bytes) {
   if (bytes >= 1000000000) return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
   return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
@@ -142,14 +161,21 @@ std::string ToTable(const EvalReport& report, bool color) {
 }
 
 std::string ToTable(const ProbeReport& report) {
-  std::string text = fmt::format(
+  std::string text = AdviceLine(report);
+  text += fmt::format(
       "Headroom: ideal routing would lower the loss by {:.4f} nats per token (95% interval {:.4f} to {:.4f}), measured "
-      "on {} "
-      "tokens.\n  The best a memory could do; a memory reaches a part of it.\n",
-      report.headroom, report.ci95.low, report.ci95.high, FormatCount(report.tokens));
-  Table table({"layer alone", "headroom, nats per token"});
+      "on {} tokens of {} documents.\n  The best a memory could do, since it sees the answers; a memory reaches a part "
+      "of it.\n",
+      report.headroom, report.ci95.low, report.ci95.high, FormatCount(report.tokens), FormatCount(report.documents));
+  text += fmt::format(
+      "Transfer: a router trained on one half of these documents lowers the loss on the other by {:.4f} ({:.4f} to "
+      "{:.4f}).\n",
+      report.transfer, report.transfer_ci95.low, report.transfer_ci95.high);
+  Table table({"layer alone", "headroom, nats per token", "95% interval"});
   for (const LayerHeadroom& l : report.layers) {
-    table.Add({std::to_string(l.layer), fmt::format("{:.4f}", l.headroom)}, false);
+    table.Add({std::to_string(l.layer), fmt::format("{:.4f}", l.headroom),
+               fmt::format("{:.4f} to {:.4f}", l.ci95.low, l.ci95.high)},
+              false);
   }
   return text + table.Text(false);
 }

@@ -61,6 +61,8 @@ class AdoptedMemory : public testing::Test {
     full.damage = 0.75;
     full.damage_ci95 = Interval{0.5, 1};
     full.untouched_tokens = full.identical_documents = 0;
+    full.seeds = 3;
+    full.seed_sd = 0.125;
 
     VariantScore control;
     control.name = "random_neighbours";
@@ -68,6 +70,9 @@ class AdoptedMemory : public testing::Test {
     control.gain = 0.0625;
     control.ci95 = Interval{-std::numeric_limits<double>::infinity(), std::numeric_limits<double>::infinity()};
     report_.variants = {frozen, memory, full, control};
+    report_.leakage = LeakageReport{
+        {412, 340, 1, {{"a.h", "b.h", 0.625}}, 98304, 512, 4, 200}, {120, 340, 0, {}, 40960, 0, 0, 0}, 12, {}};
+    report_.leakage->gain_without_repeated = Estimate{.mean = -0.1875, .ci95 = {-0.25, -0.125}};
     report_.notes = {"12 of 412 test documents are near-duplicates of <reference> documents"};
   }
   EvalReport report_;
@@ -84,10 +89,20 @@ TEST_F(AdoptedMemory, JsonIsTheGoldenReport) {
 }
 
 TEST(ProbeReportTest, JsonIsTheGoldenReport) {
-  const ProbeReport report{4096, 1.25, {1.125, 1.375}, {{0, 0.5}, {3, 0.25}}};
+  ProbeReport report{4096, 32, 1.25, {1.125, 1.375}, {{0, 0.5, {0.375, 0.625}}, {3, 0.25, {0.125, 0.375}}}};
+  report.transfer = 0.0625;
+  report.transfer_ci95 = {0.03125, 0.09375};
+  report.advice = Advice::kBuild;
   EXPECT_EQ(ToJson(report), Golden("probe.json")) << ToJson(report).dump(2);
   EXPECT_THAT(ToTable(report), HasSubstr("lower the loss by 1.2500 nats per token (95% interval 1.1250 to 1.3750)"));
-  EXPECT_THAT(ToTable(report), HasSubstr("\n  3                              0.2500\n"));
+  EXPECT_THAT(ToTable(report), HasSubstr("\n  3                              0.2500  0.1250 to 0.3750\n"));
+  EXPECT_THAT(ToTable(report), testing::StartsWith("Worth building: "));
+  report.advice = Advice::kUnsure;
+  EXPECT_THAT(ToTable(report), testing::StartsWith("Unsure: "));
+  report.advice = Advice::kInVain;
+  EXPECT_THAT(ToTable(report), HasSubstr("even ideal routing would gain less than the 0.01 nats"));
+  report.equal_experts = true;
+  EXPECT_THAT(ToTable(report), HasSubstr("the experts of every layer are equal"));
 }
 
 TEST(PlanReportTest, JsonIsTheGoldenReport) {

@@ -79,6 +79,21 @@ std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const S
   return result;
 }
 
+std::vector<DocumentNll> SumWithoutRepeated(const ScoredText& text, std::span<const SequenceScore> scores) {
+  if (text.repeated.empty()) return {};
+  ScoredText fresh{text.documents, text.sequences};
+  std::vector<SequenceScore> kept(scores.begin(), scores.end());
+  for (size_t i = 0; i < kept.size(); ++i) {
+    Sequence& s = fresh.sequences[i];
+    for (size_t t = 0; t < s.mask.size(); ++t) {
+      if (!text.repeated[s.document][s.position + t]) continue;
+      s.mask[t] = 0;
+      kept[i].nll[t] = 0;
+    }
+  }
+  return SumByDocument(fresh, kept);
+}
+
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores) {
   TouchCounts counts;
   std::map<uint32_t, bool> identical;
@@ -101,8 +116,10 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   VariantRun run;
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
-  run.test = SumByDocument(test, ScoreSequences(model, test.sequences, hooks, score_options));
+  const std::vector<SequenceScore> test_scores = ScoreSequences(model, test.sequences, hooks, score_options);
   const double seconds = SecondsSince(started);
+  run.test = SumByDocument(test, test_scores);
+  run.test_fresh = SumWithoutRepeated(test, test_scores);
   const uint64_t tokens = CountTargets(test.sequences);
   if (tokens > 0) run.seconds_per_token = seconds / static_cast<double>(tokens);
   if (!unrelated.sequences.empty()) {

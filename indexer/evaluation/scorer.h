@@ -23,6 +23,7 @@ namespace pointsman {
 struct ScoredText {
   std::vector<Document> documents;
   std::vector<Sequence> sequences;
+  std::vector<std::vector<uint8_t>> repeated = {};  // [document][token], 1 = stands in the reference text (leakage.h)
 };
 ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role);
 
@@ -42,6 +43,8 @@ HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_
 
 // Per-document sums, in the documents' order; documents without a sequence are absent.
 std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores);
+// The same without the repeated tokens; empty when the text was not checked for them.
+std::vector<DocumentNll> SumWithoutRepeated(const ScoredText& text, std::span<const SequenceScore> scores);
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores);
 
 struct ScorerOptions {

@@ -1,6 +1,10 @@
 #include "indexer/evaluation/scoring.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <utility>
 
 namespace pointsman {
@@ -28,11 +32,37 @@ double Share(uint64_t part, uint64_t whole) {
   return whole == 0 ? 1 : static_cast<double>(part) / static_cast<double>(whole);
 }
 
+// What the trainings of one variant with several seeds say: the mean loss of each, on test and on unrelated text.
+struct SeedMeans {
+  std::vector<double> test, unrelated;
+};
+
+// The documents' sums averaged over all trainings; they hold the same documents in the same order.
+Status AverageOver(std::span<const OtherTraining> others, std::vector<DocumentNll> OtherTraining::*text,
+                   std::vector<DocumentNll>& mine) {
+  const auto trainings = static_cast<double>(others.size() + 1);
+  for (size_t i = 0; i < mine.size(); ++i) {
+    double sum = mine[i].nll_sum;
+    for (const OtherTraining& other : others) {
+      const std::vector<DocumentNll>& documents = other.*text;
+      if (documents.size() != mine.size() || documents[i].document != mine[i].document) {
+        return Error{ErrorCode::kInvalidArgument,
+                     "evaluation: the seeds of a variant were not scored on the same documents; score them again"};
+      }
+      sum += documents[i].nll_sum;
+    }
+    mine[i].nll_sum = sum / trainings;
+  }
+  return {};
+}
+
 class Scorer {
  public:
-  Scorer(std::span<const VariantRun> runs, const ScoringOptions& options) : runs_(runs), options_(options) {}
+  Scorer(std::span<const VariantRun> runs, const ScoringOptions& options)
+      : runs_(runs.begin(), runs.end()), options_(options) {}
 
   Result<EvalReport> Run() {
+    for (VariantRun& run : runs_) POINTSMAN_CHECK_OK(AverageSeeds(run));
     const VariantRun* frozen = Find(runs_, "frozen");
     if (frozen == nullptr) {
       return Error{ErrorCode::kInvalidArgument,
@@ -56,6 +86,11 @@ class Scorer {
       report_.verdict = verdict.decision;
       report_.reason = verdict.reason;
       report_.dominated_by = DominatedBy(report_.variants, options_.verdict);
+      if (memory_damage_ && Untouched(*memory_)) {
+        report_.notes.push_back(fmt::format(
+            "no unrelated document was touched; with {} of them, up to {:.1f}% of such documents may still be (95%)",
+            memory_damage_->clusters, 100 * UntouchedBound(memory_damage_->clusters)));
+      }
       if (std::string note = DearerKind(report_.variants, options_.verdict); !note.empty()) {
         report_.notes.push_back(std::move(note));
       }
@@ -64,9 +99,43 @@ class Scorer {
   }
 
  private:
-  Result<Estimate> Compare(std::span<const DocumentNll> a, std::span<const DocumentNll> b) const {
+  Result<Estimate> Compare(std::span<const DocumentNll> a, std::span<const DocumentNll> b,
+                           const std::vector<SeedVariance>& seeds = {}) const {
     POINTSMAN_TRY(const auto differences, PairedDifferences(a, b));
-    return EstimateDifference(differences, options_.statistics);
+    return EstimateDifference(differences, options_.statistics, seeds);
+  }
+
+  Status AverageSeeds(VariantRun& run) {
+    if (run.other_seeds.empty()) return {};
+    SeedMeans& means = means_[run.name];
+    means.test = {MeanNll(run.test)};
+    means.unrelated = {MeanNll(run.unrelated)};
+    for (const OtherTraining& other : run.other_seeds) {
+      means.test.push_back(MeanNll(other.test));
+      means.unrelated.push_back(MeanNll(other.unrelated));
+    }
+    POINTSMAN_CHECK_OK(AverageOver(run.other_seeds, &OtherTraining::test, run.test));
+    if (run.unrelated.empty()) return {};
+    return AverageOver(run.other_seeds, &OtherTraining::unrelated, run.unrelated);
+  }
+
+  // Of the mean over a run's seeds, or of one training among them.
+  void AddSeeds(const std::string& name, std::vector<double> SeedMeans::*text, bool one_training,
+                std::vector<SeedVariance>& to) const {
+    const auto found = means_.find(name);
+    if (found == means_.end()) return;
+    const std::vector<double>& means = found->second.*text;
+    if (const auto variance = VarianceOverSeeds(means, one_training ? 1 : means.size())) to.push_back(*variance);
+  }
+
+  void NoteSeeds(const VariantRun& run, VariantScore* score) {
+    const auto found = means_.find(run.name);
+    if (found == means_.end()) return;
+    score->seeds = static_cast<uint32_t>(found->second.test.size());
+    score->seed_sd = std::sqrt(VarianceOverSeeds(found->second.test, 1)->of_mean);
+    report_.notes.push_back(fmt::format(
+        "{}: mean of {} seeds; the gain's standard deviation between seeds is {:.4f}, its intervals hold it", run.name,
+        score->seeds, *score->seed_sd));
   }
 
   Status Score(const VariantRun& run) {
@@ -88,11 +157,20 @@ class Scorer {
       POINTSMAN_CHECK_OK(CompareWithBaseline(run, &score));
     }
     if (memory_ != nullptr && &run != memory_ && run.baseline == memory_->baseline) {
-      POINTSMAN_TRY(const Estimate difference, Compare(run.test, memory_->test));
+      // Another training of the rival against another build of the memory.
+      std::vector<SeedVariance> seeds;
+      if (run.name != memory_->recipe) AddSeeds(run.name, &SeedMeans::test, false, seeds);
+      AddSeeds(memory_->recipe, &SeedMeans::test, true, seeds);
+      POINTSMAN_TRY(const Estimate difference, Compare(run.test, memory_->test, seeds));
       score.vs_memory = difference.ci95;
     }
+    NoteSeeds(run, &score);
     report_.variants.push_back(std::move(score));
     return {};
+  }
+
+  static bool Untouched(const VariantRun& run) {
+    return run.touched && run.touched->documents > 0 && run.touched->untouched_tokens == run.touched->tokens;
   }
 
   bool IsBaseline(const std::string& name) const {
@@ -105,13 +183,16 @@ class Scorer {
       return Error{ErrorCode::kInvalidArgument, "evaluation: variant " + run.name + " is measured from " +
                                                     run.baseline + ", which was not scored; add it to --variants"};
     }
-    POINTSMAN_TRY(const Estimate gain, Compare(run.test, baseline->test));
+    std::vector<SeedVariance> test_seeds, unrelated_seeds;
+    AddSeeds(run.name, &SeedMeans::test, false, test_seeds);
+    AddSeeds(run.name, &SeedMeans::unrelated, false, unrelated_seeds);
+    POINTSMAN_TRY(const Estimate gain, Compare(run.test, baseline->test, test_seeds));
     score->gain = gain.mean;
     score->ci95 = gain.ci95;
     score->p = gain.p;
     std::optional<Estimate> damage;
     if (!run.unrelated.empty()) {
-      POINTSMAN_TRY(damage, Compare(run.unrelated, baseline->unrelated));
+      POINTSMAN_TRY(damage, Compare(run.unrelated, baseline->unrelated, unrelated_seeds));
       score->damage = damage->mean;
       score->damage_ci95 = damage->ci95;
     }
@@ -156,11 +237,12 @@ class Scorer {
       }
       controls.push_back(std::move(control));
     }
-    report_.notes = CheckControls(controls);
+    for (std::string& note : CheckControls(controls)) report_.notes.push_back(std::move(note));
     return {};
   }
 
-  std::span<const VariantRun> runs_;
+  std::vector<VariantRun> runs_;            // with their seeds averaged
+  std::map<std::string, SeedMeans> means_;  // by name; runs of one training are absent
   const ScoringOptions& options_;
   const VariantRun* memory_ = nullptr;
   Estimate memory_gain_;

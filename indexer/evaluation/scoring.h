@@ -24,13 +24,23 @@ struct TouchCounts {
   uint64_t identical_documents = 0;  // every logit bit-identical to the frozen model's
 };
 
+// A variant trained once more with another seed, scored on the same text.
+struct OtherTraining {
+  std::vector<DocumentNll> test, unrelated;
+};
+
 struct VariantRun {
   std::string name;  // "frozen", "memory", "knn", ... (design.md 8)
   // The run that this one's gain is measured from. One scored on other tokens (rewiring: second halves, oracle: a
   // sample) names a frozen run on those same tokens, and is not compared with `memory`.
   std::string baseline = "frozen";
-  std::vector<DocumentNll> test;       // scored documents of the test split
-  std::vector<DocumentNll> unrelated;  // scored documents of unrelated text; empty = not measured
+  std::vector<DocumentNll> test;             // scored documents of the test split
+  std::vector<DocumentNll> unrelated;        // scored documents of unrelated text; empty = not measured
+  std::vector<DocumentNll> test_fresh = {};  // `test` without repeated tokens (leakage.h); empty = not looked for
+  // Scores are means over these and the first training; their spread widens the intervals.
+  std::vector<OtherTraining> other_seeds = {};
+  // The run whose seeds tell how another build of this one would differ (`memory`: its kind); empty = none.
+  std::string recipe = {};
   std::optional<TouchCounts> touched;
   std::optional<double> build_s;
   std::optional<double> seconds_per_token;

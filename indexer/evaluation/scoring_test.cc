@@ -129,6 +129,56 @@ TEST_F(EvaluatedMemory, AVariantOnOtherTokensIsMeasuredFromItsOwnBaseline) {
   EXPECT_FALSE(Score(report, "frozen_second_half").ci95.has_value());
 }
 
+// A variant trained with three seeds, whose gains are `gain` and two others.
+VariantRun OverSeeds(const std::string& name, double gain, double second, double third) {
+  VariantRun run = Variant(name, gain, 0.0004);
+  for (double other : {second, third}) {
+    VariantRun again = Variant(name, other, 0.0004);
+    run.other_seeds.push_back({again.test, again.unrelated});
+  }
+  return run;
+}
+
+TEST_F(EvaluatedMemory, SeedsAreAveragedAndTheirSpreadWidensTheIntervals) {
+  const EvalReport one = Report({frozen_, memory_, Variant("bias", -0.1, 0.0004)});
+  const EvalReport three = Report({frozen_, memory_, OverSeeds("bias", -0.10, -0.04, -0.16)});
+  const VariantScore& single = Score(one, "bias");
+  const VariantScore& mean = Score(three, "bias");
+  EXPECT_EQ(single.seeds, 1u);
+  EXPECT_FALSE(single.seed_sd.has_value());
+  EXPECT_EQ(mean.seeds, 3u);
+  EXPECT_NEAR(*mean.seed_sd, 0.06, 1e-6);
+  EXPECT_NEAR(mean.gain, single.gain, 1e-6);  // -.1 is the mean of the three
+  EXPECT_GT(mean.ci95->high - mean.ci95->low, 5 * (single.ci95->high - single.ci95->low));
+  EXPECT_GT(mean.vs_memory->high - mean.vs_memory->low, 5 * (single.vs_memory->high - single.vs_memory->low));
+  EXPECT_THAT(three.notes,
+              Contains(HasSubstr("bias: mean of 3 seeds; the gain's standard deviation between seeds is 0.0600")));
+}
+
+TEST_F(EvaluatedMemory, RivalsAreComparedWithWhatAnotherBuildOfTheMemoryWouldGive) {
+  const VariantRun kind = OverSeeds("prototypes", -0.2, -0.1, -0.3);
+  const EvalReport known = Report({frozen_, bias_, memory_, kind});
+  memory_.recipe = "prototypes";
+  const EvalReport report = Report({frozen_, bias_, memory_, kind});
+  EXPECT_GT(Score(report, "bias").vs_memory->high, Score(known, "bias").vs_memory->high + 0.1);
+  EXPECT_EQ(Score(report, "memory").ci95->high, Score(known, "memory").ci95->high);  // the verdict is on this memory
+  EXPECT_EQ(report.verdict, Decision::kAdopt);
+}
+
+TEST_F(EvaluatedMemory, SeedsOnOtherDocumentsAreRefused) {
+  VariantRun broken = OverSeeds("bias", -0.1, -0.1, -0.1);
+  broken.other_seeds[1].test.pop_back();
+  const auto report = MakeReport(std::vector{frozen_, memory_, broken}, {});
+  ASSERT_FALSE(report.ok());
+  EXPECT_THAT(report.error().message, HasSubstr("not scored on the same documents"));
+}
+
+TEST_F(EvaluatedMemory, NothingTouchedIsSaidWithItsBound) {
+  memory_.touched = TouchCounts{4000, 4000, 40, 40};
+  memory_.unrelated = frozen_.unrelated;
+  EXPECT_THAT(Report({frozen_, memory_}).notes, Contains(HasSubstr("with 40 of them, up to 7.2% of such documents")));
+}
+
 TEST_F(EvaluatedMemory, MissingBaselinesAreErrorsThatNameThem) {
   const std::vector<VariantRun> no_frozen = {memory_};
   EXPECT_THAT(MakeReport(no_frozen, {}).error().message, HasSubstr("no variant named frozen"));

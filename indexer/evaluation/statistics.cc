@@ -75,6 +75,39 @@ double SampledSignFlipP(const std::vector<double>& sums, double threshold, const
   return static_cast<double>(hits + 1) / static_cast<double>(options.permutations + 1);
 }
 
+// Variance of the weighted mean between clusters, linearised (a ratio of sums).
+double ClusterVariance(std::span<const ClusterDifference> differences, double mean) {
+  double squares = 0, tokens = 0;
+  for (const ClusterDifference& d : differences) {
+    const double residual = d.difference_sum - mean * static_cast<double>(d.tokens);
+    squares += residual * residual;
+    tokens += static_cast<double>(d.tokens);
+  }
+  const auto n = static_cast<double>(differences.size());
+  return squares / (tokens * tokens) * n / (n - 1);
+}
+
+void WidenBySeeds(std::span<const ClusterDifference> differences, std::span<const SeedVariance> seeds,
+                  Estimate& estimate) {
+  const auto quantile = [](double degrees) { return boost::math::quantile(boost::math::students_t(degrees), 0.975); };
+  const double between = ClusterVariance(differences, estimate.mean);
+  const auto cluster_degrees = static_cast<double>(differences.size() - 1);
+  double trained = 0, weighted = between * between / cluster_degrees;
+  for (const SeedVariance& s : seeds) {
+    trained += s.of_mean;
+    if (s.degrees > 0) weighted += s.of_mean * s.of_mean / s.degrees;
+  }
+  if (trained <= 0) return;
+  const double degrees = (between + trained) * (between + trained) / weighted;
+  const double t = quantile(degrees), t_clusters = quantile(cluster_degrees);
+  const auto widened = [&](double arm) { return t * std::sqrt(arm / t_clusters * (arm / t_clusters) + trained); };
+  estimate.ci95 = {estimate.mean - widened(estimate.mean - estimate.ci95.low),
+                   estimate.mean + widened(estimate.ci95.high - estimate.mean)};
+  const double statistic = std::abs(estimate.mean) / std::sqrt(between + trained);
+  const double p = 2 * boost::math::cdf(boost::math::complement(boost::math::students_t(degrees), statistic));
+  estimate.p = std::max(estimate.p, p);
+}
+
 }  // namespace
 
 Result<std::vector<ClusterDifference>> PairedDifferences(std::span<const DocumentNll> a,
@@ -154,14 +187,32 @@ double SignFlipP(std::span<const ClusterDifference> differences, const Statistic
   return SampledSignFlipP(sums, threshold, options);
 }
 
-Estimate EstimateDifference(std::span<const ClusterDifference> differences, const StatisticsOptions& options) {
+Estimate EstimateDifference(std::span<const ClusterDifference> differences, const StatisticsOptions& options,
+                            std::span<const SeedVariance> seeds) {
   Estimate estimate;
   estimate.mean = WeightedMean(differences);
   estimate.ci95 = BootstrapInterval(differences, options);
   estimate.p = SignFlipP(differences, options);
   estimate.clusters = differences.size();
   for (const ClusterDifference& d : differences) estimate.tokens += d.tokens;
+  if (!seeds.empty() && estimate.clusters > 1) WidenBySeeds(differences, seeds, estimate);
   return estimate;
+}
+
+std::optional<SeedVariance> VarianceOverSeeds(std::span<const double> means, size_t draws) {
+  if (means.size() < 2 || draws == 0) return std::nullopt;
+  const auto n = static_cast<double>(means.size());
+  const double mean = std::accumulate(means.begin(), means.end(), 0.0) / n;
+  double squares = 0;
+  for (double m : means) squares += (m - mean) * (m - mean);
+  return SeedVariance{squares / (n - 1) / static_cast<double>(draws), static_cast<uint32_t>(means.size() - 1)};
+}
+
+uint64_t ClustersFor(const Estimate& estimate, double wanted) {
+  const double half = estimate.HalfWidth();
+  if (!std::isfinite(half) || !(wanted > 0)) return 0;
+  const double needed = std::ceil(static_cast<double>(estimate.clusters) * (half / wanted) * (half / wanted));
+  return needed < 1e15 ? static_cast<uint64_t>(needed) : 0;
 }
 
 std::vector<double> HolmAdjust(std::span<const double> p_values) {

@@ -4,7 +4,9 @@
 // All functions are deterministic for a given seed, on any machine (own generator), and use one thread.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -40,12 +42,20 @@ struct StatisticsOptions {
   uint32_t exact_permutation_clusters = 16;
 };
 
+// The part of a figure's variance that another training of the same recipe would bring.
+struct SeedVariance {
+  double of_mean = 0;    // nats per token, squared: the variance of what is compared (a mean over seeds, or one draw)
+  uint32_t degrees = 0;  // of freedom: seeds - 1
+  bool operator==(const SeedVariance&) const = default;
+};
+
 struct Estimate {
   double mean = 0;  // nats per token, token-weighted
   Interval ci95;    // cluster bootstrap, see BootstrapInterval
   double p = 1;     // two-sided, see SignFlipP
   uint64_t clusters = 0;
   uint64_t tokens = 0;
+  double HalfWidth() const { return (ci95.high - ci95.low) / 2; }
 };
 
 // Differences a - b per cluster, ascending by cluster. Both must hold the same documents with the same token counts, in
@@ -65,8 +75,19 @@ Interval BootstrapInterval(std::span<const ClusterDifference> differences, const
 // the observed. Exact for few clusters; else (hits + 1) / (permutations + 1).
 double SignFlipP(std::span<const ClusterDifference> differences, const StatisticsOptions& options);
 
-// All three at once.
-Estimate EstimateDifference(std::span<const ClusterDifference> differences, const StatisticsOptions& options);
+// All three at once. With `seeds`, the estimate is of the recipe and not of one training: each arm of the interval
+// becomes t * sqrt((arm / t_clusters)^2 + sum of seed variances), with Satterthwaite's (1946) degrees of freedom, and p
+// is the larger of the sign-flip test's and the t test's that goes with that interval.
+Estimate EstimateDifference(std::span<const ClusterDifference> differences, const StatisticsOptions& options,
+                            std::span<const SeedVariance> seeds = {});
+
+// Sample variance of the means that several seeds gave; nothing with fewer than two. `draws` is how many of them the
+// compared figure is the mean of (1: one training stands for all).
+std::optional<SeedVariance> VarianceOverSeeds(std::span<const double> means, size_t draws);
+
+// How many clusters would bring the interval's half-width down to `wanted`, from the half-width that there is: it falls
+// with the root of their number. 0 where nothing can be said (no finite interval, wanted <= 0).
+uint64_t ClustersFor(const Estimate& estimate, double wanted);
 
 // Holm (1979) step-down: adjusted p-values in the order given.
 std::vector<double> HolmAdjust(std::span<const double> p_values);

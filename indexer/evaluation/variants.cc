@@ -20,7 +20,6 @@ namespace pointsman {
 namespace {
 
 constexpr int kBaselineEpochs = 8;  // at most; the calibration split stops earlier
-constexpr int kMemoryEpochs = 6;
 constexpr double kBiasRate = 0.02;
 constexpr double kRouterRate = 3e-3;  // findings section 1, "router fine-tuning only"
 constexpr double kFullFinetuneRate = 1e-3;
@@ -65,6 +64,8 @@ std::vector<std::string> VariantNames() {
           "full_finetune",
           "knn",
           "knn+gate",
+          "c3po",
+          "c3po+gate",
           "entries",
           "prototypes",
           "memory",
@@ -78,12 +79,18 @@ std::vector<std::string> VariantNames() {
           "warm_rewiring"};
 }
 
+bool IsSeeded(const std::string& name) {
+  return name.starts_with("bias") || name.starts_with("router_finetune") || name == "full_finetune" ||
+         name == "entries" || name == "prototypes";
+}
+
 Result<VariantRun> VariantMaker::Run(const std::string& name) {
   if (name == "frozen") return Score(name, *in_.model, {});
   if (name.starts_with("bias") || name.starts_with("router_finetune")) return RunLinear(name);
   if (name == "full_finetune") return RunFullFinetune();
   if (name == "oracle") return RunOracle();
   if (name == "knn" || name == "knn+gate") return RunKnn(name);
+  if (name == "c3po" || name == "c3po+gate") return RunC3po(name);
   if (name == "entries" || name == "prototypes") return RunTrainedMemory(name);
   if (name == "random_neighbours" || name == "shuffled_values") return RunControl(name);
   if (IsSecondHalf(name)) return RunSecondHalf(name);
@@ -230,7 +237,7 @@ void VariantMaker::NoteWorst(const std::string& name, int text, std::span<const 
 
 CandidateOptions VariantMaker::CandidateDefaults() const {
   CandidateOptions options;
-  options.epochs = kMemoryEpochs;
+  options.epochs = in_.memory_epochs;
   options.still = &in_.still;
   options.seed = in_.seed;
   options.threads = in_.threads;
@@ -242,7 +249,7 @@ Result<VariantRun> VariantMaker::RunTrainedMemory(const std::string& name) {
     return RunTables(name, found->second, in_.ready_build_s[name]);
   }
   PrototypeOptions prototypes;
-  prototypes.count = PrototypeCount(in_.reference->tokens());
+  prototypes.count = std::min(PrototypeCount(in_.reference->tokens()), in_.max_prototypes);
   POINTSMAN_TRY(Candidate candidate,
                 name == "prototypes" ? TrainPrototypes(*in_.model, *in_.reference, prototypes, CandidateDefaults())
                                      : TrainEntries(*in_.model, *in_.reference, EntryOptions{}, CandidateDefaults()));
@@ -261,6 +268,21 @@ Result<VariantRun> VariantMaker::RunKnn(const std::string& name) {
   OwnedTables tables = knn_->tables;
   if (name == "knn+gate") tables.gate = in_.gate;
   return RunTables(name, MakeTables(std::move(tables)), knn_->build_s);
+}
+
+Result<VariantRun> VariantMaker::RunC3po(const std::string& name) {
+  if (!c3po_) {
+    const auto started = std::chrono::steady_clock::now();
+    C3poOptions options;
+    options.threads = in_.threads;
+    POINTSMAN_TRY(c3po_, C3po::Create(*in_.model, *in_.reference, options, in_.say));
+    c3po_build_s_ = SecondsSince(started);
+  }
+  const auto gate = name == "c3po+gate" ? std::make_shared<const OwnedGate>(in_.gate) : nullptr;
+  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, c3po_->Hooks(c3po_->setting(), gate)));
+  run.build_s = c3po_build_s_;
+  run.bytes_per_token = c3po_->bytes() / static_cast<double>(in_.reference->tokens());
+  return run;
 }
 
 Result<VariantRun> VariantMaker::RunControl(const std::string& name) {

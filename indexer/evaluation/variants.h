@@ -13,6 +13,7 @@
 #include "adapt/linear_part.h"
 #include "adapt/rerouting.h"
 #include "indexer/candidates.h"
+#include "indexer/evaluation/c3po.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
 #include "memory/result.h"
@@ -33,10 +34,16 @@ struct VariantInputs {
   StillRows still;  // unrelated text that trained memories leave alone
   ReroutingOptions rerouting;
   bool rewire_recompute = false;
+  int memory_epochs = 8;           // entries and prototypes, where they are trained here
+  uint32_t max_prototypes = 2048;  // a layer
   uint64_t seed = 0;
   int threads = 1;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
 };
+
+// Whether another seed gives another variant: those that are trained with it here. knn, c3po and oracle have no
+// randomness.
+bool IsSeeded(const std::string& variant_name);
 
 class VariantMaker {
  public:
@@ -56,6 +63,7 @@ class VariantMaker {
   Result<VariantRun> RunSecondHalf(const std::string& name);
   Result<VariantRun> RunTrainedMemory(const std::string& name);
   Result<VariantRun> RunKnn(const std::string& name);
+  Result<VariantRun> RunC3po(const std::string& name);  // with or without "+gate"
   Result<VariantRun> RunControl(const std::string& name);
   Result<VariantRun> RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables, double build_s);
   Result<VariantRun> Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
@@ -72,7 +80,9 @@ class VariantMaker {
 
   std::map<std::string, TrainedLinear> linear_;
   std::vector<SequenceScore> frozen_halves_[2];
-  std::optional<Candidate> knn_;          // shared by knn and knn+gate
+  std::optional<Candidate> knn_;  // shared by knn and knn+gate
+  std::unique_ptr<C3po> c3po_;    // shared by c3po and c3po+gate
+  double c3po_build_s_ = 0;
   std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 namespace pointsman {
 namespace {
@@ -19,6 +20,18 @@ const VariantScore* MemoryOf(std::span<const VariantScore> variants) {
 
 bool Less(const std::optional<double>& a, const std::optional<double>& b) { return a && b && *a < *b; }
 
+// What it would take to tell, from the interval's width: "; about 120 independent test documents would tell, 80 more".
+// `room` is how far the mean stands from the threshold, on the good side; where it stands on it, nothing is promised.
+std::string WouldTell(const Estimate& estimate, double room, const char* what) {
+  constexpr uint64_t kTooMany = 100;  // times as many documents: nobody collects those
+  const uint64_t needed = ClustersFor(estimate, room);
+  if (needed == 0 || needed > kTooMany * estimate.clusters) {
+    return fmt::format("; it is too near the threshold for any reasonable number of {} to tell", what);
+  }
+  const uint64_t more = std::max<uint64_t>(1, needed - std::min(needed, estimate.clusters));
+  return fmt::format("; about {} independent {} would tell, {} more", estimate.clusters + more, what, more);
+}
+
 // Its paired interval is wholly on its side, and its damage within what the memory is allowed.
 bool BetterAndHarmless(const VariantScore& v, const VariantScore& memory, const VerdictOptions& options) {
   const double allowed = std::max(options.damage_bound, memory.damage_ci95 ? memory.damage_ci95->high : 0.0);
@@ -30,9 +43,16 @@ bool BetterAndHarmless(const VariantScore& v, const VariantScore& memory, const 
 Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, const VerdictOptions& options) {
   const auto few = [&](const char* what, uint64_t clusters) {
     return Verdict{Decision::kInconclusive,
-                   fmt::format("only {} independent {} were scored; {} are needed for a verdict", clusters, what,
-                               options.min_clusters)};
+                   fmt::format("only {} independent {} were scored; a verdict needs {}: give {} more", clusters, what,
+                               options.min_clusters, options.min_clusters - clusters)};
   };
+  if (options.equal_experts) {
+    return {
+        Decision::kReject,
+        fmt::format("the experts of every layer are equal, so it cannot matter which of them a token takes; the change "
+                    "on your text, {}, is the scale of their output, not routing",
+                    Nats(gain.mean, gain.ci95))};
+  }
   if (gain.clusters < options.min_clusters) return few("test documents", gain.clusters);
 
   if (gain.ci95.low > -options.min_gain) {
@@ -46,19 +66,21 @@ Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, cons
   }
   if (gain.ci95.high >= -options.min_gain) {
     return {Decision::kInconclusive,
-            fmt::format(
-                "the change on your text, {}, may be less than the gain asked for, {}; more test documents would tell",
-                Nats(gain.mean, gain.ci95), options.min_gain)};
+            fmt::format("the change on your text, {}, may be less than the gain asked for, {}{}",
+                        Nats(gain.mean, gain.ci95), options.min_gain,
+                        WouldTell(gain, std::abs(-options.min_gain - gain.mean), "test documents"))};
   }
   if (!damage) {
     return {Decision::kInconclusive,
             "it was not scored on unrelated text, so that damage elsewhere is unknown; give some with --off-domain"};
   }
   if (damage->ci95.high >= options.damage_bound) {
+    const bool unresolved = damage->HalfWidth() >= options.damage_bound;
     return {Decision::kInconclusive,
-            fmt::format(
-                "the change on unrelated text, {}, may be more than the bound of {}; more unrelated text would tell",
-                Nats(damage->mean, damage->ci95), options.damage_bound)};
+            fmt::format("the change on unrelated text, {}, may be more than the bound of {}{}{}",
+                        Nats(damage->mean, damage->ci95), options.damage_bound,
+                        unresolved ? ": this much unrelated text cannot resolve such a bound" : "",
+                        WouldTell(*damage, std::abs(options.damage_bound - damage->mean), "unrelated documents"))};
   }
   return {
       Decision::kAdopt,
@@ -66,6 +88,10 @@ Verdict Decide(const Estimate& gain, const std::optional<Estimate>& damage, cons
           "this memory makes the model better on your text by {:.4f} nats per token (95% interval {:.4f} to {:.4f}) "
           "and does no measurable damage elsewhere ({:+.4f}, at most {:+.4f})",
           -gain.mean, -gain.ci95.high, -gain.ci95.low, damage->mean, damage->ci95.high)};
+}
+
+double UntouchedBound(uint64_t clusters) {
+  return clusters == 0 ? 1 : 1 - std::pow(0.05, 1 / static_cast<double>(clusters));
 }
 
 std::string DominatedBy(std::span<const VariantScore> variants, const VerdictOptions& options) {

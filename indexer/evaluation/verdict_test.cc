@@ -57,6 +57,39 @@ TEST(DecideTest, FewDocumentsGiveNoVerdict) {
   EXPECT_EQ(Decide(Of(-0.3, -0.2, 19), Of(0, 0, 5), {.min_clusters = 5}).decision, Decision::kAdopt);
 }
 
+TEST(DecideTest, EqualExpertsAreNeverAdopted) {
+  const Verdict verdict = Decide(kClearGain, kNoDamage, {.equal_experts = true});
+  EXPECT_EQ(verdict.decision, Decision::kReject);
+  EXPECT_THAT(verdict.reason, HasSubstr("the experts of every layer are equal"));
+}
+
+TEST(DecideTest, SaysHowManyDocumentsAreMissing) {
+  EXPECT_EQ(Decide(Of(-0.3, -0.2, 12), kNoDamage, {}).reason,
+            "only 12 independent test documents were scored; a verdict needs 20: give 8 more");
+  // Half-width .02 around -.02, the threshold is .01 away: the interval must be half as wide, four times the documents.
+  const Verdict wide = Decide(Of(-0.04, 0.0, 30), kNoDamage, {});
+  EXPECT_EQ(wide.decision, Decision::kInconclusive);
+  EXPECT_THAT(wide.reason, HasSubstr("about 120 independent test documents would tell, 90 more"));
+  EXPECT_THAT(Decide(Of(-0.0401, 0.02, 30), kNoDamage, {}).reason, HasSubstr("too near the threshold"));
+}
+
+TEST(DecideTest, SaysWhenTheUnrelatedTextCannotResolveTheBound) {
+  const Verdict coarse = Decide(kClearGain, Of(-0.004, 0.004, 25), {});
+  EXPECT_EQ(coarse.decision, Decision::kInconclusive);
+  EXPECT_THAT(coarse.reason,
+              testing::AllOf(HasSubstr("cannot resolve such a bound"),
+                             HasSubstr("about 100 independent unrelated documents would tell, 75 more")));
+  const Verdict damaged = Decide(kClearGain, Of(0.001, 0.0022, 25), {});
+  EXPECT_EQ(damaged.decision, Decision::kInconclusive);
+  EXPECT_THAT(damaged.reason, testing::Not(HasSubstr("cannot resolve")));
+}
+
+TEST(DecideTest, NothingTouchedIsNotNothingPossible) {
+  EXPECT_NEAR(UntouchedBound(60), 3.0 / 60, 0.002);  // the rule of three
+  EXPECT_DOUBLE_EQ(UntouchedBound(1), 0.95);
+  EXPECT_DOUBLE_EQ(UntouchedBound(0), 1.0);
+}
+
 class DominationTest : public testing::Test {
  protected:
   static VariantScore Variant(const char* name, double nll, double bytes, double build_s) {

@@ -36,6 +36,7 @@ Result<Output> RunEval(const Settings& settings) {
   options.variants = settings.Texts("variants");
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
+  options.seeds = static_cast<uint32_t>(settings.Integer("seeds"));
   POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));
@@ -58,6 +59,7 @@ Result<Output> RunProbe(const Settings& settings) {
   ProbeOptions options;
   options.data = CorpusOptionsOf(settings);
   options.sample_tokens = static_cast<uint64_t>(settings.Integer("sample-tokens"));
+  options.min_gain = settings.Real("min-gain");
   POINTSMAN_TRY(const ProbeReport report, Probe(options));
   return Output{.json = ToJson(report), .text = ToTable(report), .exit_code = 0};
 }
