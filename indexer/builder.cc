@@ -94,6 +94,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
     hash.Update(part + "\n");
   }
   hash.Update(std::to_string(options.data.seed) + "\n");
+  if (options.output_memory) hash.Update("output-memory\n");  // without one: the hash of builds before there was any
   for (const Document& d : corpus.documents) {
     hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
                 "\n");
@@ -260,6 +261,7 @@ Result<BuildReport> Builder::Run() {
   gate.seed = options_.data.seed;
   gate.threads = options_.data.threads;
   gate.damage_bound = options_.damage_bound;
+  gate.output_memory = options_.output_memory;
   gate.say = [&](const std::string& line) { Say(line); };
   const std::vector<Sequence> learned =
       MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));

@@ -13,6 +13,7 @@
 #include "adapt/linear_part.h"
 #include "adapt/rerouting.h"
 #include "indexer/candidates.h"
+#include "indexer/evaluation/output_variants.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
 #include "memory/result.h"
@@ -42,6 +43,8 @@ class VariantMaker {
   explicit VariantMaker(VariantInputs inputs) : in_(std::move(inputs)) {}
   // Builds and scores one variant by name. kInvalidArgument for a name that VariantNames() does not list.
   Result<VariantRun> Run(const std::string& name);
+  // What a variant routes and votes with: null for frozen, an error for one that is not made of tables. Made once.
+  Result<std::shared_ptr<const RoutingTables>> Tables(const std::string& name);
 
  private:
   struct TrainedLinear {
@@ -55,6 +58,8 @@ class VariantMaker {
   Result<VariantRun> RunSecondHalf(const std::string& name);
   Result<VariantRun> RunTrainedMemory(const std::string& name);
   Result<VariantRun> RunKnn(const std::string& name);
+  Result<VariantRun> RunOutput(const std::string& name);
+  OutputVariants& Outputs();
   Result<VariantRun> RunControl(const std::string& name);
   Result<VariantRun> RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables, double build_s);
   Result<VariantRun> Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
@@ -71,7 +76,8 @@ class VariantMaker {
 
   std::map<std::string, TrainedLinear> linear_;
   std::vector<SequenceScore> frozen_halves_[2];
-  std::optional<Candidate> knn_;          // shared by knn and knn+gate
+  std::optional<Candidate> knn_;  // shared by knn and knn+gate
+  std::optional<OutputVariants> outputs_;
   std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };
 
