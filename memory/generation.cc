@@ -104,7 +104,8 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
 
 Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const GateView& gate) {
   const uint64_t pairs = gate.pairs.size();
-  const GateParameters parameters{gate.enabled, gate.n0, gate.prior, gate.common, gate.lo, gate.hi, gate.window, 0, pairs};
+  const GateParameters parameters{gate.enabled, gate.n0,     gate.prior, gate.common, gate.lo,
+                                  gate.hi,      gate.window, 0,          pairs};
   Sections sections;
   AddParameters(&sections, parameters);
   Add(&sections, SectionType::kTokenPairs, gate.pairs, pairs, 1);
