@@ -8,11 +8,13 @@
 #include <numeric>
 
 #include "adapt/parallel.h"
+#include "memory/hash.h"
 
 namespace pointsman {
 namespace {
 
-// Passes everything on to `inner` and notes which rows' logits came back with other bits.
+// Passes everything on to `inner` and notes which rows' logits, of a router or of the output, came back with other
+// bits.
 class TouchRecorder : public RoutingHook {
  public:
   explicit TouchRecorder(RoutingHook* inner) : inner_(inner) {}
@@ -31,9 +33,25 @@ class TouchRecorder : public RoutingHook {
     }
     return after;
   }
+  // A row of the output is a whole vocabulary: hashed, not copied. Scoring asks for all rows (never last_only).
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
+    const std::vector<uint64_t> before = RowHashes(logits);
+    at::Tensor after = inner_->Output(hidden, logits).contiguous();
+    const std::vector<uint64_t> now = RowHashes(after);
+    for (size_t row = 0; row < touched_.size(); ++row) touched_[row] |= before[row] != now[row];
+    return after;
+  }
   const std::vector<uint8_t>& touched() const { return touched_; }
 
  private:
+  static std::vector<uint64_t> RowHashes(const at::Tensor& logits) {
+    std::vector<uint64_t> hashes;
+    const auto bytes = std::as_bytes(std::span(logits.const_data_ptr<float>(), logits.numel()));
+    const size_t width = logits.size(1) * sizeof(float);
+    for (size_t begin = 0; begin < bytes.size(); begin += width) hashes.push_back(Xxh3(bytes.subspan(begin, width)));
+    return hashes;
+  }
+
   RoutingHook* inner_;
   std::vector<uint8_t> touched_;
 };

@@ -17,7 +17,7 @@ namespace pointsman {
 // A sequence's losses, one per token; 0 where the target does not count.
 struct SequenceScore {
   std::vector<float> nll;          // [n]
-  std::vector<uint8_t> untouched;  // [n]: 1 where no layer's logits were changed by the hook (bitwise)
+  std::vector<uint8_t> untouched;  // [n]: 1 where no layer's logits, nor the output's, were changed by the hook
 };
 
 // Makes the hook for one batch, or returns nullptr for the frozen router. Called from several threads at once.

@@ -51,6 +51,29 @@ TEST_F(TinyModelWithText, MaskedTargetsScoreZeroAndAreNotCounted) {
   EXPECT_GT(MeanNll(text_, scores), 1.0);
 }
 
+// Raises token 3 of every third row's output.
+class EveryThirdOutput : public RoutingHook {
+ public:
+  void BeginStep(const StepInfo&) override {}
+  at::Tensor Route(int, const at::Tensor&, const at::Tensor& logits) override { return logits; }
+  at::Tensor Output(const at::Tensor&, const at::Tensor& logits) override {
+    for (int64_t row = 0; row < logits.size(0); row += 3) logits[row][3] += 1.0f;  // in place, as the router does
+    return logits;
+  }
+};
+
+TEST_F(TinyModelWithText, UntouchedCountsTheOutputToo) {
+  const auto hooks = [](const Batch&, std::vector<uint32_t>*) { return std::make_unique<EveryThirdOutput>(); };
+  const auto scores = ScoreSequences(*model_, text_, hooks, {.batch_sequences = 1});
+  const auto frozen = ScoreSequences(*model_, text_, {}, {.batch_sequences = 1});
+  for (size_t i = 0; i < scores.size(); ++i) {
+    for (size_t t = 0; t < 20; ++t) {
+      EXPECT_EQ(scores[i].untouched[t], t % 3 != 0) << t;
+      EXPECT_EQ(scores[i].nll[t] == frozen[i].nll[t], t % 3 != 0) << t;
+    }
+  }
+}
+
 TEST_F(TinyModelWithText, UntouchedNamesExactlyTheRowsThatNoLayerChanged) {
   const auto hooks = [](const Batch&, std::vector<uint32_t>*) { return std::make_unique<EverySecondRow>(); };
   const auto scores = ScoreSequences(*model_, text_, hooks, {});

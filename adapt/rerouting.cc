@@ -248,7 +248,8 @@ at::Tensor VectorHook::Route(int layer, const at::Tensor& hidden, const at::Tens
   return routed + (applies_.defined() ? rows * applies_ : rows);
 }
 
-ConstantMemory::ConstantMemory(const MemoryBinding& memory, int64_t sequences) : hook_(router_) {
+ConstantMemory::ConstantMemory(const MemoryBinding& memory, int64_t sequences)
+    : hook_(router_), votes_(memory.tables && memory.tables->output.enabled) {
   for (int64_t i = 0; i < sequences && memory.tables; ++i) {
     Binding binding;
     binding.tables = memory.tables;
@@ -266,6 +267,13 @@ at::Tensor ConstantMemory::Route(int layer, const at::Tensor& hidden, const at::
   const at::Tensor frozen = logits.detach();
   const at::Tensor routed = hook_.Route(layer, hidden.detach(), frozen.clone());
   return logits + (routed - frozen);
+}
+
+at::Tensor ConstantMemory::Output(const at::Tensor& hidden, const at::Tensor& logits) {
+  if (slots_.empty() || !votes_) return logits;
+  const at::Tensor frozen = logits.detach();
+  const at::Tensor voted = hook_.Output(hidden.detach(), frozen.clone());
+  return logits + (voted - frozen);
 }
 
 }  // namespace pointsman

@@ -61,6 +61,9 @@ class VectorHook : public RoutingHook {
       : inner_(inner), vectors_(vectors), from_(std::move(from)) {}
   void BeginStep(const StepInfo& step) override;
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
+    return inner_ ? inner_->Output(hidden, logits) : logits;
+  }
   Status status() const override { return inner_ ? inner_->status() : Status(); }
 
  private:
@@ -80,11 +83,13 @@ class ConstantMemory : public RoutingHook {
   const std::vector<uint32_t>& slots() const { return slots_; }
   void BeginStep(const StepInfo& step) override;
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override;
   Status status() const override { return hook_.status(); }
 
  private:
   Router router_;
   RouterHook hook_;
+  bool votes_;  // the memory has an output part
   std::vector<uint32_t> slots_;
 };
 

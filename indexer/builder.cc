@@ -95,6 +95,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
     hash.Update(part + "\n");
   }
   hash.Update(std::to_string(options.data.seed) + "\n");
+  if (options.output_memory) hash.Update("output-memory\n");
   for (const Corpus* text : {&corpus, &general}) {
     for (const Document& d : text->documents) {
       hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
@@ -269,6 +270,7 @@ Result<BuildReport> Builder::Run() {
   gate.seed = options_.data.seed;
   gate.threads = options_.data.threads;
   gate.damage_bound = options_.damage_bound;
+  gate.output_memory = options_.output_memory;
   gate.say = [&](const std::string& line) { Say(line); };
   const ScoredText unrelated = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
   POINTSMAN_CHECK_OK(SearchGates(model_, set_, learned_, unrelated, gate, candidates));

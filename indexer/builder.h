@@ -43,6 +43,7 @@ struct BuildOptions {
   std::string blend = "delta";     // delta | logits | assignments (the last two: preset knn)
   std::string layers = "auto";     // auto | all | "0,3,.."
   bool resume = false;             // go on with an interrupted build of the same settings
+  bool output_memory = false;      // next tokens vote on the output, too (indexer/output_memory.h)
   bool no_text = false;            // keep no token ids: no excerpts, no rebuild, no trained variants in eval
   double min_gain = 0.01;
   double damage_bound = 0.002;
@@ -73,9 +74,11 @@ struct EvalOptions {
   std::vector<std::string> variants{"frozen", "bias", "router_finetune", "knn", "memory"};  // or {"all"}
   double min_gain = 0.01;
   double damage_bound = 0.002;
-  ReroutingOptions rerouting;     // of the rewiring variants
-  bool rewire_recompute = false;  // they recompute earlier keys and values (KV)
-  uint32_t seeds = 1;             // trainings of each variant that is trained here; the memory's kind is retrained too
+  ReroutingOptions rerouting;           // of the rewiring variants
+  bool rewire_recompute = false;        // they recompute earlier keys and values (KV)
+  uint32_t generations = 0;             // test documents to continue (evaluation/generations.h); 0: none
+  double generation_temperature = 0.8;  // of a second continuation; the first is greedy
+  uint32_t seeds = 1;  // trainings of each variant that is trained here; the memory's kind is retrained too
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.

@@ -132,6 +132,52 @@ TEST_F(CorpusAndTinyModel, EvalScoresEveryVariantOnTheSameText) {
   }
 }
 
+TEST_F(CorpusAndTinyModel, AnOutputMemoryIsPublishedJudgedAndEvaluatedOnRequestOnly) {
+  BuildOptions options = Options("memory");
+  options.kind = "prototypes";
+  const auto without = BuildMemory(options);
+  ASSERT_TRUE(without.ok()) << without.error().message;
+  options.out = root() / "with_output";
+  options.output_memory = true;
+  const auto with = BuildMemory(options);
+  ASSERT_TRUE(with.ok()) << with.error().message;
+  const Manifest& manifest = with.value().manifest;
+  EXPECT_EQ(manifest.settings.at("output-memory"), "on");
+  EXPECT_EQ(without.value().manifest.settings.at("output-memory"), "off");
+  EXPECT_NE(manifest.settings.at("inputs"), without.value().manifest.settings.at("inputs"));
+  const auto memory = Memory::Open(options.out, {});
+  ASSERT_TRUE(memory.ok()) << memory.error().message;
+  EXPECT_TRUE(memory.value()->tables().output.enabled);
+  EXPECT_EQ(memory.value()->tables().output.keys.rows, 6000u);
+  EXPECT_TRUE(Verify(options.out).value().empty());
+  // The verdict is on routing and votes together. The model is random: votes tell it much more than routing can.
+  EXPECT_LT(manifest.verdict.gain, without.value().manifest.verdict.gain - 0.1);
+  EXPECT_LT(manifest.verdict.damage, 0.01);
+
+  EvalOptions eval = EvalOf(options);
+  eval.variants = {"prototypes", "memory", "memory+output", "knn_lm", "knn_lm+gate"};
+  eval.generations = 5;
+  const auto report = Evaluate(eval);
+  ASSERT_TRUE(report.ok()) << report.error().message;
+  std::map<std::string, VariantScore> scores;
+  for (const VariantScore& v : report.value().variants) scores[v.name] = v;
+  EXPECT_EQ(scores["memory"].gain, manifest.verdict.gain);
+  EXPECT_EQ(scores["memory+output"].gain, scores["memory"].gain);     // it is published
+  EXPECT_GT(scores["prototypes"].gain, scores["memory"].gain + 0.1);  // routing alone
+  EXPECT_GT(*scores["memory"].bytes_per_token, *scores["prototypes"].bytes_per_token);
+  EXPECT_EQ(scores["knn_lm"].untouched_tokens, 0);
+  EXPECT_GT(*scores["knn_lm+gate"].untouched_tokens, 0.5);
+  EXPECT_GT(*scores["knn_lm+gate"].build_s, 0);
+  std::vector<std::string> continued;
+  for (const GenerationScore& g : report.value().generation) continued.push_back(g.variant);
+  const std::vector<std::string> once{"frozen", "memory", "knn_lm", "knn_lm+gate", "memory+output"};
+  std::vector<std::string> expected = once;  // greedy, then sampled
+  expected.insert(expected.end(), once.begin(), once.end());
+  expected.push_back("truth");
+  EXPECT_EQ(continued, expected);
+  EXPECT_EQ(report.value().generation[1].match, report.value().generation[4].match);
+}
+
 TEST_F(CorpusAndTinyModel, ATestCorpusGivesUpWhatTheMemoryWasMadeOf) {
   const BuildOptions options = Options("memory");
   ASSERT_TRUE(BuildMemory(options).ok());

@@ -143,6 +143,8 @@ uint64_t TableBytes(const RoutingTables& tables) {
     bytes += key_bytes(l.keys) + l.values.size_bytes() + l.value_scales.size_bytes() + l.references.size_bytes() +
              l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes();
   }
+  const OutputView& o = tables.output;
+  if (o.enabled) bytes += key_bytes(o.keys) + o.next_tokens.size_bytes() + o.references.size_bytes();
   return bytes;
 }
 

@@ -62,7 +62,7 @@ TrainingSize TrainingSizeOf(const std::string& preset);
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);
 
-// Bytes of the derived index that these tables take, all layers, gate included.
+// Bytes of the derived index that these tables take, all layers, gate and output memory included.
 uint64_t TableBytes(const RoutingTables& tables);
 
 }  // namespace pointsman

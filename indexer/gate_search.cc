@@ -2,11 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <memory>
 #include <span>
 
 #include "indexer/calibrate.h"
 #include "indexer/evaluation/statistics.h"
+#include "indexer/output_memory.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -70,6 +73,24 @@ class GateSearch {
   std::vector<DocumentNll> frozen_sums_;
 };
 
+// tau and lambda are chosen under a first ramp, by quantiles: the search for the final one needs them, and the best
+// weights hardly depend on how soon the gate opens.
+Status AddOutput(const MoeModel& model, const ReferenceSet& set, const GateSamples& samples, OwnedGate gate,
+                 const GateSearchOptions& options, Candidate& candidate) {
+  const auto started = std::chrono::steady_clock::now();
+  SetRamp(samples, GateQuantiles{}, gate);
+  candidate.tables.gate = std::move(gate);
+  POINTSMAN_TRY(candidate.tables.output, MakeOutput(model, set, candidate.tables, {.threads = options.threads}));
+  POINTSMAN_TRY(const OutputTuning tuning, TuneOutput(model, set.calibration, candidate.tables, options.threads));
+  candidate.build_s += SecondsSince(started);
+  if (options.say) {
+    options.say(fmt::format("output memory for {}: tau {:g}, lambda {:g}, calibration {:.4f} -> {:.4f} nats",
+                            candidate.name, candidate.tables.output.tau, candidate.tables.output.lambda, tuning.before,
+                            tuning.after));
+  }
+  return {};
+}
+
 }  // namespace
 
 Status SearchGates(const MoeModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
@@ -77,7 +98,10 @@ Status SearchGates(const MoeModel& model, const ReferenceSet& set, std::span<con
   POINTSMAN_TRY(const OwnedGate gate, MakeGate(set.reference, learned, {}));
   const GateSamples samples = SampleGate(gate, set.calibration, unrelated.sequences);
   const GateSearch search(model, unrelated, options);
-  for (Candidate& candidate : candidates) POINTSMAN_CHECK_OK(search.Run(samples, gate, candidate));
+  for (Candidate& candidate : candidates) {
+    if (options.output_memory) POINTSMAN_CHECK_OK(AddOutput(model, set, samples, gate, options, candidate));
+    POINTSMAN_CHECK_OK(search.Run(samples, gate, candidate));
+  }
   return {};
 }
 

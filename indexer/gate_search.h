@@ -18,6 +18,7 @@ namespace pointsman {
 
 struct GateSearchOptions {
   double damage_bound = 0.002;
+  bool output_memory = false;  // each candidate gets an output memory first, and the search measures both
   uint64_t seed = 0;
   int threads = 1;
   std::function<void(const std::string& line)> say;  // one line for each ramp that was measured; may be empty

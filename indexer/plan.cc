@@ -65,6 +65,11 @@ Result<PlanReport> Plan(const PlanOptions& options) {
   report.derived_bytes = prototypes ? layers * (PrototypeCount(tokens) * (entry_bytes + 8 * kPrototypeReferences) +
                                                 config.vocab_size * (experts + 4) + experts * hidden * 4)
                                     : tokens * layers * entry_bytes;
+  constexpr uint64_t kOutputBytes = kKeyDim + 4 + 4 + 8;  // key, scale, next token, reference
+  if (options.build.output_memory) {
+    report.derived_bytes += tokens * kOutputBytes;
+    report.seconds += kinds * static_cast<double>(tokens) / rate;
+  }
   report.truth_bytes = tokens * 5 + (entries ? tokens * layers * (entry_bytes + 24) : 0) + report.derived_bytes;
   return report;
 }

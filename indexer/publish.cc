@@ -98,6 +98,7 @@ Manifest MakeManifest(const PublishInputs& in, const Candidate& candidate, uint6
                        {"blend", options.blend},
                        {"layers", options.layers},
                        {"index", "exact"},
+                       {"output-memory", options.output_memory ? "on" : "off"},
                        {"max-tokens", std::to_string(options.data.max_tokens)},
                        {"max-test-tokens", std::to_string(options.data.max_test_tokens)},
                        {"max-off-domain-tokens", std::to_string(options.data.max_off_domain_tokens)},

@@ -15,6 +15,8 @@ namespace {
 constexpr int32_t kMaxNeighbours = 1024;
 constexpr uint32_t kMaxWidth = 1 << 20;  // of hidden, dim and experts: keeps products far from overflow
 constexpr int32_t kMaxLayer = 1 << 20;
+constexpr uint32_t kMaxVocabulary = 1 << 24;
+constexpr float kMaxLambda = 0.99f;  // 1 would leave nothing of the model's own probabilities: log 0
 
 // Collects the first problem; later checks of the same part are skipped once one failed.
 class Checker {
@@ -73,12 +75,11 @@ void CheckCalibration(const LayerCalibration& calibration, Checker* check) {
   check->Require(calibration.confidence <= ConfidenceRule::kAggregate, "unknown confidence rule");
 }
 
-void CheckReferences(const LayerView& layer, const RoutingTables& tables, Checker* check) {
-  const uint64_t per_row = tables.kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
-  check->Require(layer.references.empty() || HasShape(layer.references.size(), layer.keys.rows, per_row),
+void CheckReferences(std::span<const EntryRef> references, uint64_t rows, uint64_t per_row, size_t documents,
+                     Checker* check) {
+  check->Require(references.empty() || HasShape(references.size(), rows, per_row),
                  fmt::format("the references are not {} a row", per_row));
-  const size_t documents = tables.documents.size();
-  check->Require(std::all_of(layer.references.begin(), layer.references.end(),
+  check->Require(std::all_of(references.begin(), references.end(),
                              [&](const EntryRef& r) { return r.document < documents || r.document == kNoDocument; }),
                  "a reference names no document");
 }
@@ -100,7 +101,8 @@ Status CheckLayer(const LayerView& layer, const RoutingTables& tables) {
   check.Require(HasShape(layer.token_table.size(), vocabulary, layer.experts),
                 "the token table is not [vocabulary, experts]");
   check.Require(AreScales(layer.token_table_scales), "a scale of the token table is negative or not finite");
-  CheckReferences(layer, tables, &check);
+  const uint64_t per_row = tables.kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
+  CheckReferences(layer.references, rows, per_row, tables.documents.size(), &check);
   CheckCalibration(layer.calibration, &check);
   return check.status();
 }
@@ -121,6 +123,26 @@ Status CheckGate(const GateView& gate) {
   return check.status();
 }
 
+Status CheckOutput(const OutputView& output, size_t documents) {
+  if (!output.enabled) return {};
+  Checker check("output memory");
+  check.Require(output.k >= 1 && output.k <= kMaxNeighbours,
+                fmt::format("k is {}, not in 1..{}", output.k, kMaxNeighbours));
+  check.Require(std::isfinite(output.tau) && output.tau > 0, "tau is not a positive number");
+  check.Require(output.lambda >= 0 && output.lambda <= kMaxLambda,
+                fmt::format("lambda is {}, not in 0..{}", output.lambda, kMaxLambda));
+  check.Require(output.vocabulary >= 1 && output.vocabulary <= kMaxVocabulary, "the vocabulary is out of range");
+  check.Require(output.keys.rows >= 1, "there are no keys");
+  CheckKeys(output.keys, &check);
+  if (!check.ok()) return check.status();
+  check.Require(output.next_tokens.size() == output.keys.rows, "the next tokens are not one a row");
+  check.Require(std::all_of(output.next_tokens.begin(), output.next_tokens.end(),
+                            [&](int32_t t) { return t >= 0 && static_cast<uint32_t>(t) < output.vocabulary; }),
+                "a next token is outside the vocabulary");
+  CheckReferences(output.references, output.keys.rows, 1, documents, &check);
+  return check.status();
+}
+
 }  // namespace
 
 Status CheckTables(const RoutingTables& tables) {
@@ -137,7 +159,8 @@ Status CheckTables(const RoutingTables& tables) {
     previous = layer.layer;
   }
   POINTSMAN_CHECK_OK(check.status());
-  return CheckGate(tables.gate);
+  POINTSMAN_CHECK_OK(CheckGate(tables.gate));
+  return CheckOutput(tables.output, tables.documents.size());
 }
 
 }  // namespace pointsman

@@ -89,6 +89,23 @@ void HashGate(Xxh3Stream* stream, const GateView& gate) {
   for (uint8_t mark : gate.is_common) stream->UpdateValue(mark);
 }
 
+// A memory without an output part has the digest that it had before there were any.
+void HashOutput(Xxh3Stream* stream, const OutputView& output) {
+  if (!output.enabled) return;
+  stream->UpdateValue(output.vocabulary);
+  stream->UpdateValue(output.k);
+  for (float value : {output.tau, output.lambda}) stream->UpdateValue(value);
+  HashTransform(stream, output.keys);
+  RowHasher rows;
+  for (uint64_t row = 0; row < output.keys.rows; ++row) {
+    AddKey(&rows, output.keys, row);
+    rows.Add(output.next_tokens.subspan(row, 1));
+    if (!output.references.empty()) rows.Add(std::span<const uint32_t>(&output.references[row].position, 1));
+    rows.EndRow();
+  }
+  rows.Finish(stream);
+}
+
 }  // namespace
 
 std::string Digest(const RoutingTables& tables) {
@@ -99,6 +116,7 @@ std::string Digest(const RoutingTables& tables) {
   stream.UpdateValue(uint64_t{tables.layers.size()});
   for (const LayerView& layer : tables.layers) HashLayer(&stream, layer);
   HashGate(&stream, tables.gate);
+  HashOutput(&stream, tables.output);
   return stream.Hex();
 }
 

@@ -39,6 +39,18 @@ struct GateParameters {
 };
 static_assert(sizeof(GateParameters) == 40);
 
+struct OutputParameters {
+  uint32_t vocabulary;
+  int32_t k;
+  float tau, lambda;
+  uint32_t hidden, dim;
+  uint64_t rows;
+};
+static_assert(sizeof(OutputParameters) == 32);
+
+// Optional files of a generation, by their number in documents.bin.
+constexpr uint32_t kOutputPart = 1;
+
 using Sections = std::vector<SectionData>;
 
 template <typename T>
@@ -92,12 +104,26 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
 
 Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const GateView& gate) {
   const uint64_t pairs = gate.pairs.size();
-  const GateParameters parameters{gate.enabled, gate.n0, gate.prior, gate.common, gate.lo, gate.hi, gate.window, 0, pairs};
+  const GateParameters parameters{gate.enabled, gate.n0,     gate.prior, gate.common, gate.lo,
+                                  gate.hi,      gate.window, 0,          pairs};
   Sections sections;
   AddParameters(&sections, parameters);
   Add(&sections, SectionType::kTokenPairs, gate.pairs, pairs, 1);
   Add(&sections, SectionType::kCommonPairs, gate.is_common, pairs, 1);
   return WriteSectionFile(files, directory / "gate.bin", DerivedKind::kGate, set_id, sections);
+}
+
+Status WriteOutput(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id,
+                   const OutputView& output) {
+  const uint64_t rows = output.keys.rows;
+  const OutputParameters parameters{output.vocabulary,  output.k,        output.tau, output.lambda,
+                                    output.keys.hidden, output.keys.dim, rows};
+  Sections sections;
+  AddParameters(&sections, parameters);
+  AddKeys(&sections, output.keys);
+  Add(&sections, SectionType::kNextTokens, output.next_tokens, rows, 1);
+  Add(&sections, SectionType::kReferences, output.references, rows, 1);
+  return WriteSectionFile(files, directory / "output.bin", DerivedKind::kOutput, set_id, sections);
 }
 
 Status WriteDocuments(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id,
@@ -117,6 +143,9 @@ Status WriteDocuments(FileSystem& files, const std::filesystem::path& directory,
   Add<int32_t>(&sections, SectionType::kLayerNumbers, layers, layers.size(), 1);
   Add<uint64_t>(&sections, SectionType::kNameOffsets, offsets, offsets.size(), 1);
   Add<char>(&sections, SectionType::kNames, names, names.size(), 1);
+  std::vector<uint32_t> parts;
+  if (tables.output.enabled) parts.push_back(kOutputPart);
+  Add<uint32_t>(&sections, SectionType::kParts, parts, parts.size(), 1);
   return WriteSectionFile(files, directory / "documents.bin", DerivedKind::kDocuments, set_id, sections);
 }
 
@@ -132,6 +161,7 @@ Status WriteFiles(FileSystem& files, const std::filesystem::path& directory, con
   POINTSMAN_CHECK_OK(files.CreateDirectories(directory));
   for (const LayerView& layer : tables.layers) POINTSMAN_CHECK_OK(WriteLayer(files, directory, set_id, layer));
   POINTSMAN_CHECK_OK(WriteGate(files, directory, set_id, tables.gate));
+  if (tables.output.enabled) POINTSMAN_CHECK_OK(WriteOutput(files, directory, set_id, tables.output));
   POINTSMAN_CHECK_OK(WriteDocuments(files, directory, set_id, tables));
   return files.SyncDirectory(directory);
 }
@@ -191,6 +221,29 @@ Result<GateView> MapGate(const SectionFile& file) {
   POINTSMAN_TRY(gate.pairs, file.GetOptional<uint64_t>(SectionType::kTokenPairs, parameters.pairs, 1));
   POINTSMAN_TRY(gate.is_common, file.GetOptional<uint8_t>(SectionType::kCommonPairs, parameters.pairs, 1));
   return gate;
+}
+
+Result<OutputView> MapOutput(const SectionFile& file) {
+  POINTSMAN_TRY(const OutputParameters parameters, Parameters<OutputParameters>(file));
+  OutputView output;
+  output.enabled = true;
+  output.vocabulary = parameters.vocabulary;
+  output.k = parameters.k;
+  output.tau = parameters.tau;
+  output.lambda = parameters.lambda;
+  POINTSMAN_TRY(output.keys, MapKeys(file, parameters.hidden, parameters.dim, parameters.rows));
+  POINTSMAN_TRY(output.next_tokens, file.GetOptional<int32_t>(SectionType::kNextTokens, parameters.rows, 1));
+  POINTSMAN_TRY(output.references, file.GetOptional<EntryRef>(SectionType::kReferences, parameters.rows, 1));
+  return output;
+}
+
+Result<bool> HasOutput(const SectionFile& documents) {
+  POINTSMAN_TRY(const auto parts,
+                documents.GetOptional<uint32_t>(SectionType::kParts, documents.Rows(SectionType::kParts), 1));
+  for (const uint32_t part : parts) {
+    if (part != kOutputPart) return DerivedError(documents.path(), fmt::format("names an unknown part {}", part));
+  }
+  return !parts.empty();
 }
 
 Result<std::vector<std::string>> MapNames(const SectionFile& file, uint64_t count) {
@@ -273,6 +326,11 @@ Result<RoutingTables> MapGeneration(FileSystem& files, const std::filesystem::pa
   }
   POINTSMAN_TRY(const SectionFile gate, open(directory / "gate.bin", DerivedKind::kGate));
   POINTSMAN_TRY(tables.gate, MapGate(gate));
+  POINTSMAN_TRY(const bool has_output, HasOutput(documents));
+  if (has_output) {
+    POINTSMAN_TRY(const SectionFile output, open(directory / "output.bin", DerivedKind::kOutput));
+    POINTSMAN_TRY(tables.output, MapOutput(output));
+  }
   tables.storage = std::move(storage);
   if (Status sound = CheckTables(tables); !sound.ok()) return DerivedError(directory, sound.error().message);
   return tables;

@@ -2,6 +2,7 @@
 //
 //   documents.bin   what the memory is (kind, value kind, top-k), which layers it has, the documents' names
 //   gate.bin        the context gate and its token pairs
+//   output.bin      the output memory, if there is one (documents.bin then names it among its parts)
 //   layer-NNN.bin   keys, values, references, transform, calibration and trained parts of one layer
 //
 // A pipeline rank that hosts some layers reads only their files' pages. Thread-safe: plain functions.

@@ -23,7 +23,8 @@ namespace {
 using testing::AllOf;
 using testing::HasSubstr;
 
-// A small memory of prototypes that uses every optional part: two layers, gate, projection, delta and token table.
+// A small memory of prototypes that uses every optional part: two layers, gate, projection, delta, token table and
+// output memory.
 class GenerationOfPrototypes : public testing::Test {
  protected:
   static constexpr uint32_t kHidden = 12, kDim = 5, kExperts = 6, kVocabulary = 9;
@@ -79,6 +80,16 @@ class GenerationOfPrototypes : public testing::Test {
                   .window = 50,
                   .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
                   .is_common = {0, 1, 0}};
+    owned.output = {.enabled = true, .vocabulary = kVocabulary, .k = 3, .tau = 0.2f, .lambda = 0.4f};
+    owned.output.keys.hidden = kHidden;
+    owned.output.keys.dim = kDim;
+    owned.output.keys.mean = Random(kHidden);
+    owned.output.keys.projection = Random(kDim * kHidden);
+    owned.output.keys.SetKeys(Random(23 * kDim));
+    for (int32_t row = 0; row < 23; ++row) {
+      owned.output.next_tokens.push_back(row % static_cast<int32_t>(kVocabulary));
+      owned.output.references.push_back({static_cast<uint32_t>(row % 2), static_cast<uint32_t>(row)});
+    }
     return owned;
   }
 
@@ -149,11 +160,24 @@ void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
   EXPECT_EQ(a.gate.common, b.gate.common);
   EXPECT_TRUE(std::ranges::equal(a.gate.pairs, b.gate.pairs));
   EXPECT_TRUE(std::ranges::equal(a.gate.is_common, b.gate.is_common));
+  EXPECT_EQ(a.output.enabled, b.output.enabled);
+  EXPECT_EQ(a.output.vocabulary, b.output.vocabulary);
+  EXPECT_EQ(a.output.k, b.output.k);
+  EXPECT_EQ(a.output.tau, b.output.tau);
+  EXPECT_EQ(a.output.lambda, b.output.lambda);
+  ExpectSameKeys(a.output.keys, b.output.keys);
+  EXPECT_EQ(Copy(a.output.next_tokens), Copy(b.output.next_tokens));
+  ASSERT_EQ(a.output.references.size(), b.output.references.size());
+  for (size_t r = 0; r < a.output.references.size(); ++r) {
+    EXPECT_EQ(a.output.references[r].document, b.output.references[r].document);
+    EXPECT_EQ(a.output.references[r].position, b.output.references[r].position);
+  }
 }
 
 TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
   ASSERT_TRUE(Write().ok());
-  EXPECT_EQ(FileNames(), (std::vector<std::string>{"documents.bin", "gate.bin", "layer-001.bin", "layer-003.bin"}));
+  EXPECT_EQ(FileNames(),
+            (std::vector<std::string>{"documents.bin", "gate.bin", "layer-001.bin", "layer-003.bin", "output.bin"}));
   EXPECT_FALSE(std::filesystem::exists(directory_ / "gen-001.tmp"));
   for (bool to_ram : {false, true}) {
     for (bool verify : {false, true}) {
@@ -163,6 +187,21 @@ TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
       EXPECT_EQ(Digest(mapped.value()), Digest(*tables_));
     }
   }
+}
+
+// What older versions wrote and read: no file and no section of the output memory.
+TEST_F(GenerationOfPrototypes, WithoutAnOutputMemoryNoFileAndNoSectionOfItIsThere) {
+  OwnedTables owned = Owned();
+  owned.output = {};
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());
+  EXPECT_EQ(FileNames(), (std::vector<std::string>{"documents.bin", "gate.bin", "layer-001.bin", "layer-003.bin"}));
+  const auto documents = SectionFile::Open(files_, path() / "documents.bin", DerivedKind::kDocuments, {});
+  ASSERT_TRUE(documents.ok());
+  EXPECT_FALSE(documents.value().Has(SectionType::kParts));
+  const auto mapped = Map();
+  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
+  ExpectSameTables(mapped.value(), *tables_);
 }
 
 TEST_F(GenerationOfPrototypes, StaysReadableAfterItsFilesWereRemoved) {
@@ -242,12 +281,14 @@ TEST_F(GenerationOfPrototypes, AFileCutOffAnywhereIsRefused) {
 }
 
 TEST_F(GenerationOfPrototypes, AMissingFileIsNamed) {
-  ASSERT_TRUE(Write().ok());
-  std::filesystem::remove(path() / "layer-003.bin");
-  auto mapped = Map();
-  ASSERT_FALSE(mapped.ok());
-  EXPECT_EQ(mapped.error().code, ErrorCode::kNotFound);
-  EXPECT_THAT(mapped.error().message, AllOf(HasSubstr("layer-003.bin"), HasSubstr("verify --repair")));
+  for (const std::string name : {"layer-003.bin", "output.bin"}) {
+    ASSERT_TRUE(Write().ok());
+    std::filesystem::remove(path() / name);
+    auto mapped = Map();
+    ASSERT_FALSE(mapped.ok());
+    EXPECT_EQ(mapped.error().code, ErrorCode::kNotFound);
+    EXPECT_THAT(mapped.error().message, AllOf(HasSubstr(name), HasSubstr("verify --repair")));
+  }
 }
 
 TEST_F(GenerationOfPrototypes, FilesOfTwoGenerationsDoNotMix) {
@@ -264,27 +305,30 @@ TEST_F(GenerationOfPrototypes, FilesOfTwoGenerationsDoNotMix) {
 // A stranger's file: any byte of header, table and parameters may be anything, and every hash can be made to fit.
 TEST_F(GenerationOfPrototypes, HostileNumbersWithFittingHashesAreRefusedOrHarmless) {
   ASSERT_TRUE(Write().ok());
-  const std::string name = "layer-001.bin";
-  const std::string original = files_.ReadFile(path() / name).value();
   const uint64_t hostile[] = {0, 1, 0x7fffffff, 0xffffffff, uint64_t{1} << 32, uint64_t{1} << 61, ~uint64_t{0}};
-  const size_t parameters = 64 + 32 * 12;  // the first section begins at the next 64
-  for (size_t offset = 8; offset + 8 <= parameters + 128; offset += 4) {
-    for (uint64_t number : hostile) {
-      std::string bytes = original;
-      std::memcpy(bytes.data() + offset, &number, offset % 8 == 0 ? 8 : 4);
-      std::string header = bytes.substr(0, 64);
-      uint32_t sections = 0;
-      std::memcpy(&sections, header.data() + 40, 4);
-      const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
-      std::memset(header.data() + 48, 0, 8);
-      const uint64_t hash = Xxh3(header + bytes.substr(64, table));
-      std::memcpy(bytes.data() + 48, &hash, 8);
-      Overwrite(name, bytes);
-      auto mapped = Map(false, /*verify=*/false);
-      if (!mapped.ok()) continue;
-      EXPECT_TRUE(CheckTables(mapped.value()).ok()) << offset;
-      Digest(mapped.value());  // touches every array
+  const std::pair<std::string, size_t> files[] = {{"layer-001.bin", 12}, {"output.bin", 7}, {"documents.bin", 5}};
+  for (const auto& [name, section_count] : files) {
+    const std::string original = files_.ReadFile(path() / name).value();
+    const size_t parameters = 64 + 32 * section_count;  // the first section begins at the next 64
+    for (size_t offset = 8; offset + 8 <= parameters + 128; offset += 4) {
+      for (uint64_t number : hostile) {
+        std::string bytes = original;
+        std::memcpy(bytes.data() + offset, &number, offset % 8 == 0 ? 8 : 4);
+        std::string header = bytes.substr(0, 64);
+        uint32_t sections = 0;
+        std::memcpy(&sections, header.data() + 40, 4);
+        const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
+        std::memset(header.data() + 48, 0, 8);
+        const uint64_t hash = Xxh3(header + bytes.substr(64, table));
+        std::memcpy(bytes.data() + 48, &hash, 8);
+        Overwrite(name, bytes);
+        auto mapped = Map(false, /*verify=*/false);
+        if (!mapped.ok()) continue;
+        EXPECT_TRUE(CheckTables(mapped.value()).ok()) << offset;
+        Digest(mapped.value());  // touches every array
+      }
     }
+    Overwrite(name, original);
   }
 }
 

@@ -63,6 +63,36 @@ TEST_F(PublishedMemory, OpensWithWhatWasPublished) {
   EXPECT_TRUE(Verify(path_).value().empty());
 }
 
+// The small tables with an output memory of two entries.
+std::shared_ptr<const RoutingTables> WithOutput() {
+  OwnedTables tables;
+  tables.kind = MemoryKind::kPrototypes;
+  tables.documents = {"corpus/1.txt"};
+  tables.output.enabled = true;
+  tables.output.vocabulary = 100;
+  tables.output.lambda = 0.3f;
+  tables.output.keys.hidden = tables.output.keys.dim = 4;
+  tables.output.keys.SetKeys({1, 0, 0, 0, 0, 1, 0, 0});
+  tables.output.next_tokens = {42, 99};
+  tables.output.references = {{0, 1}, {0, 2}};
+  return MakeTables(std::move(tables));
+}
+
+TEST_F(PublishedMemory, AnOutputMemoryIsPublishedAndRepaired) {
+  const auto writer = OpenWriter();
+  ASSERT_TRUE(IsOk(writer->Publish(*WithOutput(), MakeManifest())));
+  const fs::path file = path_ / "derived/gen-002/output.bin";
+  const std::string bytes = ReadBytes(file);
+  FlipBitInFile(file, bytes.size() / 2);
+  EXPECT_THAT(MessageOf(Memory::Open(path_, {})), HasSubstr("output.bin"));
+  ASSERT_TRUE(IsOk(writer->RebuildDerived()));
+  EXPECT_EQ(ReadBytes(file), bytes);
+  const auto memory = Memory::Open(path_, {});
+  ASSERT_TRUE(IsOk(memory));
+  EXPECT_EQ(memory.value()->tables().output.next_tokens[1], 99);
+  EXPECT_EQ(Digest(memory.value()->tables()), Digest(*WithOutput()));
+}
+
 TEST_F(PublishedMemory, KeepsTheTwoNewestGenerationsAndOneCopyInTruth) {
   const auto writer = OpenWriter();
   ASSERT_TRUE(IsOk(writer->Publish(*MakeSmallTables(2), MakeManifest())));

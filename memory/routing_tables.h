@@ -91,12 +91,28 @@ struct GateView {
   std::span<const uint8_t> is_common;  // [P], 1: unrelated text has the pair too
 };
 
+// Optional output memory (kNN-LM; design.md 8 `knn_lm`, `memory+output`): the same reference tokens vote on the next
+// token instead of on experts. q is the model's last hidden state (after the final norm, what the lm head reads):
+//   p = (1 - lambda G) p_LM + lambda G sum_j softmax_j(s_j / tau) [next_tokens_j]    over the k nearest keys.
+// Under the context gate of the tables, like the routing; formulas and order of operations: router/output_vote.h.
+struct OutputView {
+  bool enabled = false;
+  uint32_t vocabulary = 0;  // V of the model: every next token is below it
+  int32_t k = 64;
+  float tau = 0.1f;
+  float lambda = 0.0f;  // 0..0.99; 0: the output memory is silent
+  KeyIndexView keys;
+  std::span<const int32_t> next_tokens;  // [R]
+  std::span<const EntryRef> references;  // [R]: where the next token stands; may be empty
+};
+
 struct RoutingTables {
   MemoryKind kind = MemoryKind::kEntries;
   ValueKind value_kind = ValueKind::kDelta;
   uint32_t top_k = 0;             // experts per token of the model (assignments need it)
   std::vector<LayerView> layers;  // ascending by layer; layers without memory are absent
   GateView gate;
+  OutputView output;
   std::vector<std::string> documents;   // names, by EntryRef::document
   std::shared_ptr<const void> storage;  // keeps what the views point into
 };

@@ -37,6 +37,17 @@ GateView ViewOf(const OwnedGate& gate) {
           .is_common = gate.is_common};
 }
 
+OutputView ViewOf(const OwnedOutput& output) {
+  return {.enabled = output.enabled,
+          .vocabulary = output.vocabulary,
+          .k = output.k,
+          .tau = output.tau,
+          .lambda = output.lambda,
+          .keys = ViewOf(output.keys),
+          .next_tokens = output.next_tokens,
+          .references = output.references};
+}
+
 void OwnedKeyIndex::SetKeys(const std::vector<float>& keys) { Quantize(keys, dim, &codes, &code_scales); }
 
 void OwnedLayer::SetValues(const std::vector<float>& rows) { Quantize(rows, experts, &values, &value_scales); }
@@ -65,6 +76,7 @@ std::shared_ptr<const RoutingTables> MakeTables(OwnedTables owned) {
                               .token_table_scales = layer.token_table_scales});
   }
   tables->gate = ViewOf(storage->gate);
+  tables->output = ViewOf(storage->output);
   tables->storage = std::move(storage);
   return tables;
 }

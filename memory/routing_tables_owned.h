@@ -59,6 +59,17 @@ struct OwnedGate {
   std::vector<uint8_t> is_common;  // [P]
 };
 
+struct OwnedOutput {
+  bool enabled = false;
+  uint32_t vocabulary = 0;
+  int32_t k = 64;
+  float tau = 0.1f;
+  float lambda = 0.0f;
+  OwnedKeyIndex keys = {};
+  std::vector<int32_t> next_tokens = {};  // [R]
+  std::vector<EntryRef> references = {};  // [R] or empty
+};
+
 struct OwnedTables {
   MemoryKind kind = MemoryKind::kEntries;
   ValueKind value_kind = ValueKind::kDelta;
@@ -66,11 +77,13 @@ struct OwnedTables {
   std::vector<OwnedLayer> layers;
   OwnedGate gate;
   std::vector<std::string> documents;
+  OwnedOutput output;
 };
 
 // Views for searching before anything is published. Valid while the owner lives unchanged.
 KeyIndexView ViewOf(const OwnedKeyIndex& keys);
 GateView ViewOf(const OwnedGate& gate);
+OutputView ViewOf(const OwnedOutput& output);
 
 // Views over `owned`, which moves into the result's `storage`. Copies of the RoutingTables share it.
 std::shared_ptr<const RoutingTables> MakeTables(OwnedTables owned);

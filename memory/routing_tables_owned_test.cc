@@ -34,6 +34,11 @@ OwnedTables FourEntries() {
   owned.gate.enabled = true;
   owned.gate.pairs = {5, 9};
   owned.gate.is_common = {0, 1};
+  owned.output.enabled = true;
+  owned.output.vocabulary = 9;
+  owned.output.keys = layer.keys;
+  owned.output.next_tokens = {8, 0, 3, 3};
+  owned.output.references = layer.references;
   return owned;
 }
 
@@ -50,6 +55,7 @@ TEST(MakeTables, ViewsShowTheVectorsAndOutliveThem) {
   EXPECT_EQ(layer.references[2].document, 1u);
   EXPECT_EQ(copy.documents[1], "b.md");
   EXPECT_EQ(copy.gate.pairs.size(), 2u);
+  EXPECT_EQ(copy.output.next_tokens[2], 3);
   EXPECT_TRUE(CheckTables(copy).ok());
 }
 
@@ -111,6 +117,18 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
          t->gate.pairs.clear();
          t->gate.is_common.clear();
        }},
+      {"output memory: k is 0", [](OwnedTables* t) { t->output.k = 0; }},
+      {"output memory: tau", [](OwnedTables* t) { t->output.tau = -1; }},
+      {"output memory: lambda is 1,", [](OwnedTables* t) { t->output.lambda = 1; }},
+      {"output memory: lambda", [](OwnedTables* t) { t->output.lambda = kNan; }},
+      {"output memory: the vocabulary", [](OwnedTables* t) { t->output.vocabulary = 0; }},
+      {"output memory: there are no keys", [](OwnedTables* t) { t->output.keys = {}; }},
+      {"output memory: the key codes", [](OwnedTables* t) { t->output.keys.codes.pop_back(); }},
+      {"output memory: the next tokens", [](OwnedTables* t) { t->output.next_tokens.pop_back(); }},
+      {"output memory: a next token", [](OwnedTables* t) { t->output.next_tokens[1] = 9; }},
+      {"output memory: a next token", [](OwnedTables* t) { t->output.next_tokens[1] = -1; }},
+      {"output memory: the references", [](OwnedTables* t) { t->output.references.pop_back(); }},
+      {"output memory: a reference", [](OwnedTables* t) { t->output.references[0].document = 2; }},
   };
   for (const Damage& damage : damages) {
     OwnedTables owned = FourEntries();
@@ -144,6 +162,9 @@ TEST(Digest, DoesNotDependOnNamesOrOnTheOrderOfRowsAndDocuments) {
   layer.keys.SetKeys({0, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 1, 0, 0, 0});
   layer.SetValues({4, -4, 3, -3, 2, -2, 1, -1});
   layer.references = {{0, 1}, {0, 0}, {1, 1}, {1, 0}};
+  reordered.output.keys = layer.keys;
+  reordered.output.next_tokens = {3, 3, 0, 8};
+  reordered.output.references = layer.references;
   EXPECT_EQ(DigestOf(reordered), DigestOf(FourEntries()));
 }
 
@@ -172,6 +193,14 @@ TEST(Digest, DependsOnEverythingThatRoutes) {
       [](OwnedTables* t) { t->gate.window = 5; },
       [](OwnedTables* t) { t->gate.pairs[1] = 8; },
       [](OwnedTables* t) { t->gate.is_common[0] = 1; },
+      [](OwnedTables* t) { t->output = {}; },
+      [](OwnedTables* t) { t->output.k = 8; },
+      [](OwnedTables* t) { t->output.tau = 0.2f; },
+      [](OwnedTables* t) { t->output.lambda = 0.5f; },
+      [](OwnedTables* t) { t->output.vocabulary = 10; },
+      [](OwnedTables* t) { t->output.next_tokens[0] = 7; },
+      [](OwnedTables* t) { t->output.keys.codes[0] -= 2; },
+      [](OwnedTables* t) { t->output.references[0].position = 5; },
   };
   std::vector<std::string> digests = {DigestOf(FourEntries())};
   for (const auto& change : changes) {

@@ -22,7 +22,7 @@ inline constexpr uint32_t kDerivedVersion = 2;
 inline constexpr uint64_t kDerivedBlockBytes = 64 << 10;
 inline constexpr uint64_t kSectionAlign = 64;
 
-enum class DerivedKind : uint32_t { kLayer = 1, kGate = 2, kDocuments = 3 };
+enum class DerivedKind : uint32_t { kLayer = 1, kGate = 2, kDocuments = 3, kOutput = 4 };
 
 // What an array is; the numbers are on disk.
 enum class SectionType : uint32_t {
@@ -42,6 +42,8 @@ enum class SectionType : uint32_t {
   kNames = 14,
   kTokenPairs = 15,
   kCommonPairs = 16,
+  kParts = 17,
+  kNextTokens = 18,
 };
 
 // One array to write; `bytes` is rows * columns * element_bytes long.

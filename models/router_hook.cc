@@ -13,20 +13,35 @@ void RouterHook::BeginStep(const StepInfo& step) {
   auto begun = router_.BeginStep(step.slots, step.positions, step.tokens);
   if (begun.ok()) {
     step_ = std::move(begun).value();
+    last_rows_.clear();
+    for (int64_t b = 1; b <= step.batch; ++b) last_rows_.push_back(static_cast<uint32_t>(b * step.length - 1));
   } else {
     status_ = begun.error();
   }
 }
 
-at::Tensor RouterHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
-  if (!status_.ok()) return logits;
+bool RouterHook::MayWrite(const at::Tensor& logits, const std::string& where) {
+  if (!status_.ok()) return false;
   if (at::GradMode::is_enabled() && logits.requires_grad()) {
     status_ = Error{ErrorCode::kInvalidArgument,
-                    fmt::format("layer {}: the router writes logits in place, which gradients cannot follow: run the "
-                                "model without gradients or with a differentiable hook",
-                                layer)};
-    return logits;
+                    fmt::format("{}: the router writes logits in place, which gradients cannot follow: run the model "
+                                "without gradients or with a differentiable hook",
+                                where)};
   }
+  return status_.ok();
+}
+
+at::Tensor RouterHook::Output(const at::Tensor& hidden, const at::Tensor& logits) {
+  if (!MayWrite(logits, "output")) return logits;
+  const bool all = hidden.size(0) == static_cast<int64_t>(step_.slots.size());
+  status_ = router_.VoteOutput(step_, all ? std::span<const uint32_t>() : last_rows_,
+                               std::span(hidden.const_data_ptr<float>(), hidden.numel()),
+                               std::span(logits.data_ptr<float>(), logits.numel()));
+  return logits;
+}
+
+at::Tensor RouterHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
+  if (!MayWrite(logits, fmt::format("layer {}", layer))) return logits;
   // Both are contiguous by the hook's contract, so the spans cover exactly [rows, H] and [rows, E].
   status_ = router_.Route(step_, layer, std::span(hidden.const_data_ptr<float>(), hidden.numel()),
                           std::span(logits.data_ptr<float>(), logits.numel()), collect_ ? &trace_ : nullptr);

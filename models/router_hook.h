@@ -9,6 +9,7 @@
 // differentiable twin). After an error every call is a no-op until ClearStatus: logits keep their bits.
 #pragma once
 
+#include <string>
 #include <vector>
 
 #include "models/routing_hook.h"
@@ -22,6 +23,8 @@ class RouterHook : public RoutingHook {
 
   void BeginStep(const StepInfo& step) override;
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
+  // The output memory of each row's binding, where there is one (Router::VoteOutput).
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override;
   Status status() const override { return status_; }
   void ClearStatus() { status_ = Status(); }
 
@@ -32,8 +35,11 @@ class RouterHook : public RoutingHook {
   std::vector<RowTrace> TakeTrace();
 
  private:
+  bool MayWrite(const at::Tensor& logits, const std::string& where);
+
   Router& router_;
   Step step_;
+  std::vector<uint32_t> last_rows_;  // [batch]: the last row of each sequence of the step
   Status status_;
   bool collect_ = false;
   std::vector<RowTrace> trace_;

@@ -45,6 +45,32 @@ class RoutedModel : public ::testing::TestWithParam<const char*> {
     return RandomTables(c.hidden_size, c.num_experts, c.num_layers, gate);
   }
 
+  // The same tables with an output memory whose 30 entries have random keys and next tokens.
+  std::shared_ptr<const RoutingTables> WithOutput(std::shared_ptr<const RoutingTables> routing) const {
+    const auto hidden = static_cast<uint32_t>(model_->config().hidden_size);
+    OwnedTables owned;
+    owned.output = {.enabled = true,
+                    .vocabulary = static_cast<uint32_t>(model_->config().vocab_size),
+                    .k = 8,
+                    .tau = 0.1f,
+                    .lambda = 0.5f,
+                    .keys = {},
+                    .next_tokens = {},
+                    .references = {}};
+    owned.output.keys.hidden = owned.output.keys.dim = hidden;
+    const at::Tensor keys = at::randn({30, hidden});
+    const at::Tensor unit = (keys / keys.norm(2, {-1}, true)).contiguous();
+    owned.output.keys.SetKeys({unit.const_data_ptr<float>(), unit.const_data_ptr<float>() + unit.numel()});
+    for (int32_t i = 0; i < 30; ++i) owned.output.next_tokens.push_back(i * 7);
+    const auto output = MakeTables(std::move(owned));
+    auto both = std::make_shared<RoutingTables>(*routing);
+    both->output = output->output;
+    both->storage =
+        std::make_shared<std::pair<std::shared_ptr<const RoutingTables>, std::shared_ptr<const RoutingTables>>>(routing,
+                                                                                                                output);
+    return both;
+  }
+
   // Logits of one sequence under a fresh router with this binding.
   at::Tensor Routed(const Binding& binding) const {
     Router router;
@@ -77,6 +103,39 @@ TEST_P(RoutedModel, IsBitIdenticalWhereNothingActs) {
       << "shadow";
 }
 
+TEST_P(RoutedModel, AnOutputMemoryBehindAShutGateChangesNoBit) {
+  const at::Tensor frozen = model_->Forward(Sequence(), {});
+  const auto shut = WithOutput(Tables(GateState::kShut)), open = WithOutput(Tables(GateState::kOff));
+  EXPECT_TRUE(at::equal(Routed({.tables = shut, .session = nullptr}), frozen)) << "gate shut";
+  EXPECT_TRUE(at::equal(Routed({.tables = open, .session = nullptr, .strength = 0}), frozen)) << "strength 0";
+  EXPECT_TRUE(at::equal(Routed({.tables = open, .session = nullptr, .shadow = true}), frozen)) << "shadow";
+  EXPECT_FALSE(at::equal(Routed({.tables = open, .session = nullptr}), frozen));
+}
+
+TEST_P(RoutedModel, AnOutputMemoryRaisesWhatItsNeighboursSaid) {
+  const Binding routing{.tables = Tables(GateState::kHalfOpen), .session = nullptr};
+  const Binding both{.tables = WithOutput(routing.tables), .session = nullptr};
+  const at::Tensor before = Routed(routing).softmax(-1), after = Routed(both).softmax(-1);
+  std::vector<int64_t> voted;
+  for (int64_t i = 0; i < 30; ++i) voted.push_back(i * 7);
+  const at::Tensor tokens = at::tensor(voted);
+  const at::Tensor gained = after.index_select(2, tokens).sum(-1) - before.index_select(2, tokens).sum(-1);
+  EXPECT_GT(gained.min().item<float>(), 0);
+}
+
+TEST_P(RoutedModel, AnOutputMemoryActsOnTheLastPositionAlone) {
+  const Binding binding{.tables = WithOutput(Tables(GateState::kHalfOpen)), .session = nullptr};
+  Router router;
+  RouterHook hook(router);
+  const std::vector<uint32_t> first{router.AddSlot(binding), router.AddSlot(binding)};
+  const std::vector<uint32_t> second{router.AddSlot(binding), router.AddSlot(binding)};
+  const at::Tensor all = model_->Forward(ids_, {.hook = &hook, .slots = first});
+  const at::Tensor last = model_->Forward(ids_, {.hook = &hook, .slots = second, .cache = nullptr, .last_only = true});
+  ASSERT_TRUE(hook.status().ok()) << hook.status().error().message;
+  EXPECT_EQ(router.counters().voted, 402u);  // 2 x 200 rows, then 2
+  EXPECT_LT((all.narrow(1, 199, 1) - last).abs().max().item<float>(), 1e-4);
+}
+
 TEST_P(RoutedModel, ChangesWhereTheMemoryActs) {
   const at::Tensor frozen = model_->Forward(Sequence(), {});
   const at::Tensor routed = Routed({.tables = Tables(GateState::kOff), .session = nullptr});
@@ -85,7 +144,7 @@ TEST_P(RoutedModel, ChangesWhereTheMemoryActs) {
 }
 
 TEST_P(RoutedModel, PrefillAndDecodeAgreeInGateAndLogits) {
-  const Binding binding{.tables = Tables(GateState::kHalfOpen), .session = nullptr};
+  const Binding binding{.tables = WithOutput(Tables(GateState::kHalfOpen)), .session = nullptr};
   const int64_t length = 80;
   const at::Tensor ids = Sequence().narrow(1, 0, length);
   Router router;

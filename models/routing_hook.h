@@ -28,6 +28,13 @@ class RoutingHook {
   // hidden [rows, H], logits [rows, E], both fp32 and contiguous. Returns the logits to use: `logits` itself
   // (possibly changed in place, if no gradient is recorded) or a new tensor of the same shape.
   virtual at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) = 0;
+  // The model's last step. hidden [n, H] is what the output layer reads (after the final norm), logits [n, V] what it
+  // gave; n = rows, or n = batch for a forward pass of the last positions only (ForwardOptions::last_only): the last
+  // row of each sequence. Returns the logits to use, as Route does. A hook that wraps another passes this on.
+  virtual at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) {
+    static_cast<void>(hidden);
+    return logits;
+  }
   // The first error of BeginStep or Route; callers of Forward ask after each pass.
   virtual Status status() const { return {}; }
 };

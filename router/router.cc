@@ -11,6 +11,7 @@
 #include "router/blend.h"
 #include "router/confidence.h"
 #include "router/context_gate.h"
+#include "router/output_vote.h"
 #include "router/shapes.h"
 #include "router/slots.h"
 
@@ -56,6 +57,11 @@ struct Router::Impl {
   void RouteRow(const Call& call, uint32_t row, const Slot& slot, const LayerView* view,
                 std::span<const Neighbour> found, bool finite);
 
+  Status CheckStep(const Step& step, const std::string& where) const;
+  Status CheckVotes(const Step& step, const CallShape& shape);
+  void VoteGroup(const Step& step, const CallShape& shape, const Group& group, std::span<const float> hidden,
+                 std::span<float> logits);
+
   SlotTable slots;
   std::atomic<bool> off{false};
   bool step_off = false;  // the switch was on at some point of this step
@@ -64,6 +70,7 @@ struct Router::Impl {
   std::vector<Group> groups;
   RouterCounters counters;
   Blender blender;
+  OutputVoter voter;
 
   // Scratch of one call, kept to save allocations.
   std::vector<int64_t> next_position;  // by slot id, -1: not in this step yet
@@ -72,6 +79,7 @@ struct Router::Impl {
   std::vector<float> queries;
   std::vector<Neighbour> neighbours;
   std::vector<float> changed;
+  std::vector<int64_t> output_rows;  // by row of the step: its row in a VoteOutput call, -1 if it has none
 };
 
 Router::Router() : impl_(std::make_unique<Impl>()) {}
@@ -267,14 +275,20 @@ void Router::Impl::RouteRow(const Call& call, uint32_t row, const Slot& slot, co
   if (written) std::ranges::copy(changed, before.begin());
 }
 
+Status Router::Impl::CheckStep(const Step& step, const std::string& where) const {
+  const size_t rows = step.slots.size();
+  if (step.id == step_id && rows == step_rows && step.gate.size() == rows && step.positions.size() == rows &&
+      (step.tokens.empty() || step.tokens.size() == rows)) {
+    return {};
+  }
+  return Invalid(fmt::format("{}: the step is stale or was altered; call BeginStep before Route", where));
+}
+
 Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
                      std::vector<RowTrace>* trace) {
   Impl& impl = *impl_;
   const size_t rows = step.slots.size();
-  if (step.id != impl.step_id || rows != impl.step_rows || step.gate.size() != rows || step.positions.size() != rows ||
-      (!step.tokens.empty() && step.tokens.size() != rows)) {
-    return Invalid(fmt::format("layer {}: the step is stale or was altered; call BeginStep before Route", layer));
-  }
+  POINTSMAN_CHECK_OK(impl.CheckStep(step, fmt::format("layer {}", layer)));
   if (impl.off.load()) impl.step_off = true;
   if (impl.step_off) return {};
   POINTSMAN_TRY(const CallShape shape, MakeCallShape(layer, rows, hidden.size(), logits.size()));
@@ -287,6 +301,78 @@ Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, s
   if (trace != nullptr) {
     std::sort(trace->begin() + static_cast<ptrdiff_t>(first), trace->end(),
               [](const RowTrace& a, const RowTrace& b) { return a.row < b.row; });
+  }
+  return {};
+}
+
+Status Router::Impl::CheckVotes(const Step& step, const CallShape& shape) {
+  for (const Group& group : groups) {
+    if (group.tables == nullptr || !group.tables->output.enabled) continue;
+    POINTSMAN_CHECK_OK(CheckOutputFits(group.tables->output, shape));
+    for (const uint32_t row : group.rows) {
+      if (output_rows[row] < 0) continue;
+      const Slot* slot = slots.Find(step.slots[row]);
+      if (slot == nullptr || slot->step != step.id) {
+        return Invalid(fmt::format("output: slot {} of row {} was released during the step; begin a new step",
+                                   step.slots[row], row));
+      }
+      if (!(step.gate[row] >= 0 && step.gate[row] <= 1)) {
+        return Invalid(fmt::format("output: row {} has the gate {}; set it within 0..1", row, step.gate[row]));
+      }
+    }
+  }
+  return {};
+}
+
+void Router::Impl::VoteGroup(const Step& step, const CallShape& shape, const Group& group,
+                             std::span<const float> hidden, std::span<float> logits) {
+  const OutputView& output = group.tables->output;
+  const auto weight = [&](uint32_t row) {
+    return double{output.lambda} * slots.Find(step.slots[row])->binding.strength * step.gate[row];
+  };
+  search_rows.clear();  // rows of the step
+  queries.clear();
+  for (const uint32_t row : group.rows) {
+    if (output_rows[row] < 0 || !(weight(row) > 0)) continue;
+    const auto query = RowOf(hidden, output_rows[row], shape.hidden);
+    if (!AllFinite(query) || !AllFinite(RowOf(logits, output_rows[row], shape.experts))) {
+      counters.non_finite += 1;
+      continue;
+    }
+    search_rows.push_back(row);
+    queries.insert(queries.end(), query.begin(), query.end());
+  }
+  const auto k = static_cast<uint32_t>(std::clamp<int64_t>(output.k, 0, static_cast<int64_t>(output.keys.rows)));
+  neighbours.assign(search_rows.size() * k, Neighbour{});
+  if (!neighbours.empty()) SearchExact(output.keys, queries, k, neighbours);
+  for (size_t i = 0; i < search_rows.size(); ++i) {
+    const uint32_t row = search_rows[i];
+    if (slots.Find(step.slots[row])->binding.shadow) continue;
+    counters.voted += voter.Vote(output, std::span(neighbours).subspan(i * k, k), weight(row),
+                                 logits.subspan(output_rows[row] * shape.experts, shape.experts));
+  }
+}
+
+Status Router::VoteOutput(const Step& step, std::span<const uint32_t> rows, std::span<const float> hidden,
+                          std::span<float> logits) {
+  Impl& impl = *impl_;
+  POINTSMAN_CHECK_OK(impl.CheckStep(step, "output"));
+  if (impl.off.load()) impl.step_off = true;
+  if (impl.step_off) return {};
+  impl.output_rows.assign(step.slots.size(), -1);
+  const size_t count = rows.empty() ? step.slots.size() : rows.size();
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = rows.empty() ? i : rows[i];
+    if (row >= step.slots.size() || (i > 0 && !rows.empty() && rows[i - 1] >= row)) {
+      return Invalid(
+          fmt::format("output: row {} of a step of {}; pass its rows in ascending order", row, step.slots.size()));
+    }
+    impl.output_rows[row] = static_cast<int64_t>(i);
+  }
+  POINTSMAN_TRY(const CallShape shape, MakeCallShape(kOutputLayer, count, hidden.size(), logits.size()));
+  POINTSMAN_CHECK_OK(impl.CheckVotes(step, shape));
+  for (const Group& group : impl.groups) {
+    if (group.tables != nullptr && group.tables->output.enabled) impl.VoteGroup(step, shape, group, hidden, logits);
   }
   return {};
 }

@@ -4,6 +4,7 @@
 //   uint32_t slot = router.AddSlot({.tables = memory, .strength = 1.0f});
 //   Step step = router.BeginStep(slots, positions, tokens);   // once per forward pass; the gates are known then
 //   router.Route(step, layer, hidden, logits);                // at each MoE layer; logits change in place
+//   router.VoteOutput(step, {}, last_hidden, output_logits);  // after the last layer: the output memory, if any
 //
 // T rows of a step belong to the sequences named by slots[T]; slot 0 is the frozen router and is never written. Rows of
 // one sequence ascend by position; a position at or below one already seen rewinds the sequence's gate to it.
@@ -58,6 +59,7 @@ struct RouterCounters {
   uint64_t touched = 0;     // the memory's weight was above 0
   uint64_t written = 0;     // by memory, session or both
   uint64_t gate_shut = 0;   // G == 0 at a layer with memory
+  uint64_t voted = 0;       // rows of output logits written by an output memory
   uint64_t non_finite = 0;  // left as they were for an infinity or NaN
 };
 
@@ -99,8 +101,15 @@ class Router {
   Status Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
                std::vector<RowTrace>* trace = nullptr);
 
-  // Off switch: true makes every Route a no-op (rows keep their bits) at once; false takes effect with the next
-  // BeginStep. The gate goes on reading in between.
+  // The output memory's step, after the last MoE layer (router/output_vote.h). hidden [n, H] is what the model's output
+  // layer reads and logits [n, V] what it gave, for the step's rows `rows` [n], ascending (empty: all, in order). A row
+  // whose weight lambda * strength * G is 0, or that is not finite, keeps its bits. Errors (kInvalidArgument; no logits
+  // were changed): as Route's; the vocabulary is not the memory's.
+  Status VoteOutput(const Step& step, std::span<const uint32_t> rows, std::span<const float> hidden,
+                    std::span<float> logits);
+
+  // Off switch: true makes every Route and VoteOutput a no-op (rows keep their bits) at once; false takes effect with
+  // the next BeginStep. The gate goes on reading in between.
   void SetKillSwitch(bool off);
   RouterCounters counters() const;
 

@@ -7,9 +7,11 @@
 namespace pointsman {
 namespace {
 
+std::string Place(int32_t layer) { return layer == kOutputLayer ? "output" : fmt::format("layer {}", layer); }
+
 Error Mismatch(int32_t layer, const std::string& what) {
   return Error{ErrorCode::kInvalidArgument,
-               fmt::format("layer {}: {}; bind a memory that was built for this model", layer, what)};
+               fmt::format("{}: {}; bind a memory that was built for this model", Place(layer), what)};
 }
 
 Status CheckKeys(const KeyIndexView& keys, const CallShape& shape, const char* name) {
@@ -48,8 +50,8 @@ Status CheckLayer(const LayerView& view, ValueKind kind, const CallShape& shape)
 Result<CallShape> MakeCallShape(int32_t layer, size_t rows, size_t hidden_size, size_t logits_size) {
   if (rows == 0 ? hidden_size + logits_size != 0 : hidden_size % rows + logits_size % rows != 0) {
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("layer {}: {} hidden values and {} logits are not {} equal rows; pass the step's rows",
-                             layer, hidden_size, logits_size, rows)};
+                 fmt::format("{}: {} hidden values and {} logits are not {} equal rows; pass the step's rows",
+                             Place(layer), hidden_size, logits_size, rows)};
   }
   if (rows == 0) return CallShape{.layer = layer};
   return CallShape{.layer = layer, .rows = rows, .hidden = hidden_size / rows, .experts = logits_size / rows};
@@ -69,6 +71,17 @@ std::span<const float> SessionVector(const SessionVectors* session, int32_t laye
 Status CheckTablesFit(const RoutingTables& tables, const CallShape& shape) {
   const LayerView* view = FindLayer(tables, shape.layer);
   return view == nullptr ? Status() : CheckLayer(*view, tables.value_kind, shape);
+}
+
+Status CheckOutputFits(const OutputView& output, const CallShape& shape) {
+  if (shape.rows == 0) return {};
+  POINTSMAN_CHECK_OK(CheckKeys(output.keys, shape, "output keys"));
+  if (output.vocabulary != shape.experts) {
+    return Mismatch(shape.layer,
+                    fmt::format("{} logits, the memory's vocabulary has {} tokens", shape.experts, output.vocabulary));
+  }
+  const bool sound = output.next_tokens.size() == output.keys.rows;
+  return sound ? Status() : Mismatch(shape.layer, "the memory's next tokens are not one a key");
 }
 
 Status CheckSessionFits(const SessionVectors* session, const CallShape& shape) {

@@ -10,13 +10,16 @@
 
 namespace pointsman {
 
-// One Route call: [rows, hidden] and [rows, experts].
+// One Route call: [rows, hidden] and [rows, experts]. A VoteOutput call has tokens of the vocabulary in place of
+// experts and kOutputLayer.
 struct CallShape {
   int32_t layer = 0;
   size_t rows = 0;
   size_t hidden = 0;
   size_t experts = 0;
 };
+
+inline constexpr int32_t kOutputLayer = -1;
 
 // kInvalidArgument when the lengths are no multiples of `rows`.
 Result<CallShape> MakeCallShape(int32_t layer, size_t rows, size_t hidden_size, size_t logits_size);
@@ -29,6 +32,8 @@ std::span<const float> SessionVector(const SessionVectors* session, int32_t laye
 
 // kInvalidArgument when the layer or the gate of the tables does not fit the call.
 Status CheckTablesFit(const RoutingTables& tables, const CallShape& shape);
+// The same for the output memory of the tables and a VoteOutput call.
+Status CheckOutputFits(const OutputView& output, const CallShape& shape);
 Status CheckSessionFits(const SessionVectors* session, const CallShape& shape);
 
 }  // namespace pointsman

@@ -138,6 +138,30 @@ def test_eval_scores_the_memory_and_counts_the_look(pointsman, model, memory, of
     assert html.read_text().lstrip().lower().startswith("<!doctype html>")
 
 
+def test_an_output_memory_is_built_shown_scored_and_generates(pointsman, model, off_domain, corpus, tmp_path):
+    out = tmp_path / "memory"
+    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", out,
+                   "--kind", "prototypes", "--output-memory", *SMALL_BUILD, schema="build")
+    shown = pointsman.json("inspect", out, schema="inspect")
+    assert shown["settings"]["output-memory"] == "on"
+    assert shown["output"]["rows"] == shown["reference_tokens"]
+    assert 0 < shown["output"]["lambda"] < 1
+    assert "next tokens" in pointsman.ok("inspect", out).stdout
+    assert "sound" in pointsman.ok("verify", out).stdout
+    report = pointsman.json("eval", "--model", model, "--memory", out, "--off-domain", off_domain, "--corpus", corpus,
+                            "--variants", "memory,memory+output,knn_lm", "--generations", "3", "--threads", "1",
+                            schema="eval")
+    scores = {variant["name"]: variant for variant in report["variants"]}
+    assert scores["memory+output"]["gain"] == scores["memory"]["gain"] < 0
+    assert scores["knn_lm"]["untouched_tokens"] == 0
+    texts = [(g["variant"], g["temperature"]) for g in report["generation"]]
+    assert texts == [(name, temperature) for temperature in (0, 0.8)
+                     for name in ("frozen", "memory", "knn_lm", "memory+output")] + [("truth", None)]
+    generate = ("generate", "--model", model, "--prompt", "#include <", "--max-tokens", "12", "--threads", "1")
+    frozen = pointsman.ok(*generate).stdout
+    assert pointsman.ok(*generate, "--memory", out, "--strength", "0").stdout == frozen
+
+
 def test_require_not_met_is_exit_status_3(pointsman, model, memory, off_domain, corpus):
     done = pointsman("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain", off_domain,
                      "--variants", "frozen,memory", "--min-gain", "50", "--require", "adopt", "--threads", "1", "--json")

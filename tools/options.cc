@@ -92,6 +92,9 @@ constexpr std::array kOptions = {
                   "of the split, the training and the sampling; equal seeds give equal results")),
     Option("resume", kFlag, "build", "", "",
            "go on with an interrupted build in --out; what it made of other settings is not used"),
+    Option("output-memory", kFlag, kBuilds, "", "",
+           "keep each reference token's next token, too, and let similar ones vote on the output (kNN-LM), under the "
+           "same gate; about 80 bytes a token"),
     Option("no-text", kFlag, kBuilds, "", "",
            "do not keep token ids: no excerpts, no rebuild, no variants that train from this memory"),
     Option("variants", kNames, "eval", "NAMES", "frozen,bias,router_finetune,knn,memory",
@@ -106,6 +109,13 @@ constexpr std::array kOptions = {
            Option("seeds", kInteger, "eval", "N", "1",
                   "train every trained variant, and the memory's kind, with N seeds; the report gives means, and "
                   "intervals that hold the differences between seeds")),
+    Within(0, 10000,
+           Option("generations", kInteger, "eval", "N", "0",
+                  "continue N test documents with frozen, memory and the variants with an output memory, and "
+                  "compare with how they go on; 0 = off")),
+    Within(0, 100,
+           Option("generation-temperature", kReal, "eval", "T", "0.8",
+                  "of a second continuation, sampled; the first is greedy")),
     Option("report", kPath, "eval", "FILE", "", "write the report as one HTML page, too"),
     Choice("adopt", Option("require", kChoice, "eval", "VERDICT", "", "exit with 3 unless this is the verdict")),
     Required(Option("prompt", kText, "generate", "TEXT", "", "the text to go on from; - reads it from standard input")),

@@ -31,6 +31,7 @@ uint64_t Mix(uint64_t x) {
 }
 
 void DropLinearParts(OwnedTables& tables) {
+  tables.output = {};
   for (OwnedLayer& layer : tables.layers) {
     layer.router_delta.clear();
     layer.token_table.clear();
@@ -93,6 +94,9 @@ OwnedTables CopyTables(const RoutingTables& tables) {
                             Copy(l.references), l.calibration, Copy(l.router_delta), Copy(l.token_table),
                             Copy(l.token_table_scales)});
   }
+  const OutputView& o = tables.output;
+  owned.output = {o.enabled,           o.vocabulary,      o.k, o.tau, o.lambda, CopyKeys(o.keys),
+                  Copy(o.next_tokens), Copy(o.references)};
   return owned;
 }
 

@@ -1,7 +1,8 @@
 // The controls of the verdict: the memory's true weights with the wrong content. They average to a bias, so they must
 // not beat one; `memory` must beat both (design.md 8).
 //
-// What is not retrieved (router delta, token table) is left out of them: it is content that no neighbour brings.
+// What is not retrieved (router delta, token table) is left out of them: it is content that no neighbour brings. So is
+// an output memory: they control the routing.
 #pragma once
 
 #include <cstdint>

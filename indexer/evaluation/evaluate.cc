@@ -8,9 +8,11 @@
 #include "indexer/builder.h"
 #include "indexer/calibrate.h"
 #include "indexer/evaluation/controls.h"
+#include "indexer/evaluation/generations.h"
 #include "indexer/evaluation/leakage.h"
 #include "indexer/evaluation/variants.h"
 #include "indexer/job.h"
+#include "indexer/output_memory.h"
 #include "indexer/publish.h"
 
 namespace pointsman {
@@ -18,11 +20,13 @@ namespace {
 
 bool NeedsMemory(const std::string& variant) {
   static constexpr std::array kNames{"memory",          "random_neighbours", "shuffled_values", "memory_second_half",
-                                     "memory+rewiring", "warm_rewiring"};
+                                     "memory+rewiring", "warm_rewiring",     "memory+output"};
   return std::find(kNames.begin(), kNames.end(), variant) != kNames.end();
 }
 
-bool NeedsReference(const std::string& variant) {
+// `output_published`: the memory holds what memory+output asks for.
+bool NeedsReference(const std::string& variant, bool output_published) {
+  if (variant == "memory+output") return !output_published;
   static constexpr std::array kNames{"frozen", "oracle", "frozen_second_half", "rewiring"};
   return !NeedsMemory(variant) && std::find(kNames.begin(), kNames.end(), variant) == kNames.end();
 }
@@ -46,7 +50,9 @@ class Evaluation {
     inputs.rerouting = options_.rerouting;
     inputs.rewire_recompute = options_.rewire_recompute;
     inputs.say = [this](const std::string& line) { Say(options_.data, line); };
-    if (std::any_of(variants.begin(), variants.end(), NeedsReference)) {
+    const bool published = memory_ && memory_->tables().output.enabled;
+    const auto needs = [&](const std::string& name) { return NeedsReference(name, published); };
+    if (std::any_of(variants.begin(), variants.end(), needs)) {
       POINTSMAN_CHECK_OK(MakeReference());
       inputs.reference = &*reference_;
     }
@@ -68,6 +74,7 @@ class Evaluation {
       progress.Finish();
       runs.push_back(std::move(run));
     }
+    if (options_.generations > 0) POINTSMAN_CHECK_OK(Generate(makers.front(), variants));
     return Report(runs);
   }
 
@@ -304,11 +311,11 @@ class Evaluation {
         inputs.max_prototypes = size.max_prototypes;
       }
       POINTSMAN_TRY(KeptKinds kept, LoadKeptKinds(options_.memory));
-      inputs.ready = std::move(kept.tables);
+      for (const auto& [name, tables] : kept.tables) inputs.ready[name] = RoutingAlone(tables);
       inputs.ready_build_s = std::move(kept.build_s);
       const std::string kind = memory_->manifest().kind == MemoryKind::kEntries ? "entries" : "prototypes";
       if (memory_->manifest().settings.count("preset") && memory_->manifest().settings.at("preset") != "knn") {
-        inputs.ready[kind] = inputs.memory;
+        inputs.ready[kind] = RoutingAlone(inputs.memory);
         inputs.ready_build_s["memory"] = inputs.ready_build_s[kind];
       }
       return {};
@@ -321,6 +328,36 @@ class Evaluation {
     return {};
   }
 
+  // Continuations by frozen first (the others are compared with it), greedy and sampled.
+  Status Generate(VariantMaker& maker, const std::vector<std::string>& variants) {
+    const std::vector<GenerationPrompt> prompts = MakePrompts(test_, options_.generations);
+    if (prompts.empty()) {
+      notes_.push_back("no test document is long enough to be continued");
+      return {};
+    }
+    for (const double temperature : {0.0, options_.generation_temperature}) {
+      const GenerationOptions options{temperature, options_.data.seed, options_.data.threads};
+      std::vector<std::vector<int32_t>> frozen;
+      for (const std::string& name : variants) {
+        if (name != "frozen" && name != "memory" && !OutputVariants::Has(name)) continue;
+        Progress progress("continue with " + name, 0, "", {.quiet = options_.data.quiet});
+        POINTSMAN_TRY(const auto tables, maker.Tables(name));
+        POINTSMAN_TRY(auto texts, Continue(model_, prompts, tables, options));
+        GenerationScore score = ScoreTexts(prompts, texts);
+        score.variant = name;
+        score.temperature = temperature;
+        if (name != "frozen") {
+          POINTSMAN_TRY(score.match_vs_frozen, CompareMatches(prompts, texts, frozen, options.seed));
+        }
+        generation_.push_back(std::move(score));
+        if (name == "frozen") frozen = std::move(texts);
+      }
+      if (options_.generation_temperature == 0) break;
+    }
+    generation_.push_back(ScoreTruth(prompts));
+    return {};
+  }
+
   Result<EvalReport> Report(const std::vector<VariantRun>& runs) {
     ScoringOptions scoring;
     scoring.statistics.seed = options_.data.seed;
@@ -330,6 +367,7 @@ class Evaluation {
     POINTSMAN_TRY(EvalReport report, MakeReport(runs, scoring));
     report.notes.insert(report.notes.begin(), notes_.begin(), notes_.end());
     POINTSMAN_CHECK_OK(FillLeakage(runs, scoring.statistics, report));
+    report.generation = std::move(generation_);
     report.reference_documents = CountDocuments(documents_, SplitRole::kReference);
     report.reference_tokens = reference_ ? reference_->tokens() : CountTokens(documents_, SplitRole::kReference);
     if (memory_) {
@@ -354,6 +392,7 @@ class Evaluation {
   std::optional<ReferenceSet> reference_;
   std::optional<LeakageReport> leakage_;
   uint64_t left_out_ = 0;
+  std::vector<GenerationScore> generation_;
   std::vector<std::string> notes_;
 };
 

@@ -99,13 +99,15 @@ VariantKind KindOf(const std::string& name) {
 Json ToJson(const EvalReport& report) {
   Json variants = Json::array();
   for (const VariantScore& v : report.variants) variants.push_back(VariantJson(v));
-  return {{"verdict", DecisionText(report.verdict)},
-          {"stale", report.stale},
-          {"dominated_by", report.dominated_by.empty() ? Json(nullptr) : Json(report.dominated_by)},
-          {"documents", report.documents},
-          {"tokens", report.tokens},
-          {"leakage", LeakageJson(report.leakage)},
-          {"variants", std::move(variants)}};
+  Json json = {{"verdict", DecisionText(report.verdict)},
+               {"stale", report.stale},
+               {"dominated_by", report.dominated_by.empty() ? Json(nullptr) : Json(report.dominated_by)},
+               {"documents", report.documents},
+               {"tokens", report.tokens},
+               {"leakage", LeakageJson(report.leakage)},
+               {"variants", std::move(variants)}};
+  if (!report.generation.empty()) json["generation"] = ToJson(report.generation);
+  return json;
 }
 
 Json ToJson(const ProbeReport& report) {

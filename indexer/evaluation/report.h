@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "indexer/evaluation/generation_score.h"
 #include "indexer/evaluation/leakage_report.h"
 #include "indexer/evaluation/statistics.h"
 
@@ -56,11 +57,13 @@ struct EvalReport {
   double min_gain = 0.01;   // the rule's two thresholds, shown beside the figures
   double damage_bound = 0.002;
   std::vector<VariantScore> variants;
-  std::optional<LeakageReport> leakage;  // absent: not looked for (a memory without text)
-  std::vector<std::string> notes;        // leakage checks, controls, limits: one sentence each
+  std::optional<LeakageReport> leakage;     // absent: not looked for (a memory without text)
+  std::vector<GenerationScore> generation;  // empty unless asked for
+  std::vector<std::string> notes;           // leakage checks, controls, limits: one sentence each
 };
 
-nlohmann::json ToJson(const EvalReport& report);  // schemas/eval.schema.json: exactly design.md 10's members
+// schemas/eval.schema.json: design.md 10's members, and `generation` where it was measured.
+nlohmann::json ToJson(const EvalReport& report);
 // Aligned columns with units, an explanatory line per group of columns, the verdict in words. Ends with a newline.
 std::string ToTable(const EvalReport& report, bool color);
 // One page without external resources: the verdict, a plot of gain and damage with intervals (inline SVG, light and

@@ -155,6 +155,7 @@ std::string ToTable(const EvalReport& report, bool color) {
   }
   text += "  Cost: seconds to build, milliseconds to score a token, bytes stored per reference token (all layers).\n";
   text += DamageTable(report, color);
+  text += ToTable(report.generation);
   if (!report.notes.empty()) text += "\nNotes:\n";
   for (const std::string& note : report.notes) text += "  * " + note + "\n";
   return text;

@@ -73,6 +73,34 @@ class AdoptedMemory : public testing::Test {
     report_.leakage = LeakageReport{
         {412, 340, 1, {{"a.h", "b.h", 0.625}}, 98304, 512, 4, 200}, {120, 340, 0, {}, 40960, 0, 0, 0}, 12, {}};
     report_.leakage->gain_without_repeated = Estimate{.mean = -0.1875, .ci95 = {-0.25, -0.125}};
+    GenerationScore greedy{.variant = "frozen",
+                           .temperature = 0.0,
+                           .prompts = 40,
+                           .tokens = 2560,
+                           .match = 0.125,
+                           .match_vs_frozen = std::nullopt,
+                           .prefix = 1.5,
+                           .repeated_4grams = 0.25,
+                           .distinct = {0.25, 0.5, 0.625}};
+    GenerationScore sampled{.variant = "memory+output",
+                            .temperature = 0.75,
+                            .prompts = 40,
+                            .tokens = 2500,
+                            .match = 0.25,
+                            .match_vs_frozen = Interval{0.0625, 0.1875},
+                            .prefix = 3.25,
+                            .repeated_4grams = 0.125,
+                            .distinct = {0.25, 0.625, 0.75}};
+    GenerationScore truth{.variant = "truth",
+                          .temperature = std::nullopt,
+                          .prompts = 40,
+                          .tokens = 2560,
+                          .match = std::nullopt,
+                          .match_vs_frozen = std::nullopt,
+                          .prefix = std::nullopt,
+                          .repeated_4grams = 0.0625,
+                          .distinct = {0.5, 0.75, 0.875}};
+    report_.generation = {greedy, sampled, truth};
     report_.notes = {"12 of 412 test documents are near-duplicates of <reference> documents"};
   }
   EvalReport report_;
@@ -141,6 +169,19 @@ TEST_F(AdoptedMemory, TableHasAlignedColumnsAndExplainsThem) {
           "  memory             +0.0003  -0.0005 to +0.0010      96.9%      87.5%      120       0.5        1,235\n"));
   EXPECT_THAT(table, HasSubstr("\nNotes:\n  * 12 of 412"));
   EXPECT_THAT(table, Not(HasSubstr("\x1b")));
+}
+
+TEST_F(AdoptedMemory, GeneratedTextHasItsOwnTableWhereItWasMeasured) {
+  EXPECT_THAT(
+      ToTable(report_, false),
+      HasSubstr(
+          "  variant           temp   tokens    match      minus frozen  prefix  repeated      distinct 1, 2, 3\n"
+          "  frozen          greedy     2560    12.5%                 -    1.50     25.0%     0.250 0.500 0.625\n"
+          "  memory+output     0.75     2500    25.0%    +6.2 to +18.8    3.25     12.5%     0.250 0.625 0.750\n"
+          "  truth                -     2560        -                 -       -      6.2%     0.500 0.750 0.875\n"));
+  report_.generation.clear();
+  EXPECT_THAT(ToTable(report_, false), Not(HasSubstr("Generated text")));
+  EXPECT_FALSE(ToJson(report_).contains("generation"));
 }
 
 TEST_F(AdoptedMemory, TableWarnsOfStaleAndDominatedMemories) {

@@ -29,6 +29,9 @@ class TableHook : public RoutingHook {
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     return hook_.Route(layer, hidden, logits);
   }
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
+    return hook_.Output(hidden, logits);
+  }
 
  private:
   Router router_;

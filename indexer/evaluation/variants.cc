@@ -69,6 +69,9 @@ std::vector<std::string> VariantNames() {
           "entries",
           "prototypes",
           "memory",
+          "knn_lm",
+          "knn_lm+gate",
+          "memory+output",
           "oracle",
           "random_neighbours",
           "shuffled_values",
@@ -93,6 +96,7 @@ Result<VariantRun> VariantMaker::Run(const std::string& name) {
   if (name == "c3po" || name == "c3po+gate") return RunC3po(name);
   if (name == "entries" || name == "prototypes") return RunTrainedMemory(name);
   if (name == "random_neighbours" || name == "shuffled_values") return RunControl(name);
+  if (OutputVariants::Has(name)) return RunOutput(name);
   if (IsSecondHalf(name)) return RunSecondHalf(name);
   if (name == "memory") return RunTables(name, in_.memory, in_.ready_build_s["memory"]);
   return Error{ErrorCode::kInvalidArgument, "--variants: " + name + " is not a variant; see pointsman eval --help"};
@@ -283,6 +287,28 @@ Result<VariantRun> VariantMaker::RunC3po(const std::string& name) {
   run.build_s = c3po_build_s_;
   run.bytes_per_token = c3po_->bytes() / static_cast<double>(in_.reference->tokens());
   return run;
+}
+
+OutputVariants& VariantMaker::Outputs() {
+  if (!outputs_) outputs_.emplace(*in_.model, in_.reference, in_.memory, in_.gate, in_.threads);
+  return *outputs_;
+}
+
+Result<VariantRun> VariantMaker::RunOutput(const std::string& name) {
+  POINTSMAN_TRY(const OutputVariants::Built built, Outputs().Make(name));
+  if (!built.note.empty()) Say(built.note);
+  const double routing_s = name == "memory+output" ? in_.ready_build_s["memory"] : 0;
+  return RunTables(name, built.tables, routing_s + built.build_s);
+}
+
+Result<std::shared_ptr<const RoutingTables>> VariantMaker::Tables(const std::string& name) {
+  if (name == "frozen") return std::shared_ptr<const RoutingTables>();
+  if (name == "memory") return in_.memory;
+  if (!OutputVariants::Has(name)) {
+    return Error{ErrorCode::kInvalidArgument, "--variants " + name + ": is not made of tables"};
+  }
+  POINTSMAN_TRY(const OutputVariants::Built built, Outputs().Make(name));
+  return built.tables;
 }
 
 Result<VariantRun> VariantMaker::RunControl(const std::string& name) {

@@ -14,6 +14,7 @@
 #include "adapt/rerouting.h"
 #include "indexer/candidates.h"
 #include "indexer/evaluation/c3po.h"
+#include "indexer/evaluation/output_variants.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
 #include "memory/result.h"
@@ -50,6 +51,8 @@ class VariantMaker {
   explicit VariantMaker(VariantInputs inputs) : in_(std::move(inputs)) {}
   // Builds and scores one variant by name. kInvalidArgument for a name that VariantNames() does not list.
   Result<VariantRun> Run(const std::string& name);
+  // What a variant routes and votes with: null for frozen, an error for one that is not made of tables. Made once.
+  Result<std::shared_ptr<const RoutingTables>> Tables(const std::string& name);
 
  private:
   struct TrainedLinear {
@@ -64,6 +67,8 @@ class VariantMaker {
   Result<VariantRun> RunTrainedMemory(const std::string& name);
   Result<VariantRun> RunKnn(const std::string& name);
   Result<VariantRun> RunC3po(const std::string& name);  // with or without "+gate"
+  Result<VariantRun> RunOutput(const std::string& name);
+  OutputVariants& Outputs();
   Result<VariantRun> RunControl(const std::string& name);
   Result<VariantRun> RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables, double build_s);
   Result<VariantRun> Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
@@ -83,6 +88,7 @@ class VariantMaker {
   std::optional<Candidate> knn_;  // shared by knn and knn+gate
   std::unique_ptr<C3po> c3po_;    // shared by c3po and c3po+gate
   double c3po_build_s_ = 0;
+  std::optional<OutputVariants> outputs_;
   std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };
 

@@ -141,7 +141,10 @@ at::Tensor OlmoeModel::Forward(const at::Tensor& ids, const ForwardOptions& opti
   if (options.cache) options.cache->length = past + ids.size(1);
   if (options.last_only) x = x.narrow(1, x.size(1) - 1, 1);
   const at::Tensor normed = RmsNorm(x, final_norm_, config_.rms_norm_eps);
-  return at::linear(normed.view({-1, config_.hidden_size}), output_).view({x.size(0), x.size(1), config_.vocab_size});
+  const at::Tensor rows = normed.view({-1, config_.hidden_size});
+  at::Tensor logits = at::linear(rows, output_);
+  if (options.hook) logits = options.hook->Output(rows, logits).contiguous();
+  return logits.view({x.size(0), x.size(1), config_.vocab_size});
 }
 
 at::Tensor OlmoeModel::SparseLayer(int index, const at::Tensor& x, RoutingHook* hook) const {

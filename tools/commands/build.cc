@@ -16,6 +16,7 @@ BuildOptions BuildOptionsOf(const Settings& settings) {
   options.preset = settings.Text("preset");
   options.blend = settings.Text("blend");
   options.layers = settings.Text("layers");
+  options.output_memory = settings.Flag("output-memory");
   options.no_text = settings.Flag("no-text");
   return options;
 }

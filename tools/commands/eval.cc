@@ -37,6 +37,8 @@ Result<Output> RunEval(const Settings& settings) {
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
   options.seeds = static_cast<uint32_t>(settings.Integer("seeds"));
+  options.generations = static_cast<uint32_t>(settings.Integer("generations"));
+  options.generation_temperature = settings.Real("generation-temperature");
   POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));

@@ -37,6 +37,16 @@ std::string LayerText(const LayerView& layer) {
       layer.router_delta.empty() ? "" : ", router delta", layer.token_table.empty() ? "" : ", token table");
 }
 
+// null without an output memory.
+nlohmann::json OutputJson(const OutputView& output) {
+  if (!output.enabled) return nullptr;
+  return {{"rows", output.keys.rows},
+          {"dim", output.keys.dim},
+          {"k", output.k},
+          {"tau", output.tau},
+          {"lambda", output.lambda}};
+}
+
 // Mean value of each expert over the layer's rows: what the memory pushes on average.
 std::vector<double> MeanValues(const LayerView& layer) {
   std::vector<double> means(layer.experts, 0.0);
@@ -76,6 +86,7 @@ Output WholeMemory(const Memory& memory) {
                    {"lo", tables.gate.lo},
                    {"hi", tables.gate.hi},
                    {"token_pairs", tables.gate.pairs.size()}}},
+                 {"output", OutputJson(tables.output)},
                  {"settings", manifest.settings},
                  {"verdict", VerdictJson(manifest.verdict)},
                  {"layers", nlohmann::json::array()}};
@@ -96,6 +107,11 @@ Output WholeMemory(const Memory& memory) {
   for (const LayerView& layer : tables.layers) {
     output.json["layers"].push_back(LayerJson(layer));
     text += LayerText(layer);
+  }
+  if (tables.output.enabled) {
+    text += fmt::format("  output: {} next tokens of {} dimensions, k {}, tau {:.3g}, lambda {:.3g}\n",
+                        FormatCount(tables.output.keys.rows), tables.output.keys.dim, tables.output.k,
+                        tables.output.tau, tables.output.lambda);
   }
   text += fmt::format("digest: {}\nverdict: {}\n", digest, VerdictText(manifest.verdict));
   return output;
