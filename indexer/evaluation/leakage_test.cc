@@ -37,7 +37,7 @@ class TextOfTinyModel : public ::testing::Test {
 
  private:
   testing::TemporaryDirectory directory_;
-  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<const Tokenizer> tokenizer_;
 };
 
 TEST_F(TextOfTinyModel, NearDuplicatesAcrossTheSetsAreNamedWorstFirst) {

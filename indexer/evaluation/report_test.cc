@@ -117,7 +117,12 @@ TEST_F(AdoptedMemory, JsonIsTheGoldenReport) {
 }
 
 TEST(ProbeReportTest, JsonIsTheGoldenReport) {
-  ProbeReport report{4096, 32, 1.25, {1.125, 1.375}, {{0, 0.5, {0.375, 0.625}}, {3, 0.25, {0.125, 0.375}}}};
+  ProbeReport report;
+  report.tokens = 4096;
+  report.documents = 32;
+  report.headroom = 1.25;
+  report.ci95 = {1.125, 1.375};
+  report.layers = {{0, 0.5, {0.375, 0.625}}, {3, 0.25, {0.125, 0.375}}};
   report.transfer = 0.0625;
   report.transfer_ci95 = {0.03125, 0.09375};
   report.advice = Advice::kBuild;
