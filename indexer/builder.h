@@ -74,6 +74,8 @@ struct EvalOptions {
   double min_gain = 0.01;
   double damage_bound = 0.002;
   ReroutingOptions rerouting;     // of the rewiring variants
+  bool passages = false;          // choose passages of text for the page (EvalReport::passages)
+  bool no_text = false;           // no text of documents in the report, whatever the memory holds
   bool rewire_recompute = false;  // they recompute earlier keys and values (KV)
 };
 

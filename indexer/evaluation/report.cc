@@ -34,6 +34,40 @@ Json VariantJson(const VariantScore& v) {
           {"bytes_per_token", Number(v.bytes_per_token)}};
 }
 
+Json RowJson(const BreakdownRow& row) {
+  Json json = {{"by", row.by},
+               {"name", row.name},
+               {"documents", row.documents},
+               {"tokens", row.tokens},
+               {"frozen_nll", Number(row.frozen_nll)},
+               {"memory_nll", Number(row.memory_nll)},
+               {"gain", Number(row.gain)},
+               {"ci95", Pair(row.ci95)}};
+  if (row.gate) json["gate"] = Number(row.gate);
+  return json;
+}
+
+Json RowsJson(const std::vector<BreakdownRow>& rows) {
+  Json json = Json::array();
+  for (const BreakdownRow& row : rows) json.push_back(RowJson(row));
+  return json;
+}
+
+Json BreakdownJson(const Breakdown& breakdown) {
+  Json layers = Json::array();
+  for (const LayerRow& row : breakdown.layers) {
+    layers.push_back({{"layer", row.layer},
+                      {"changed_tokens", Number(row.changed_tokens)},
+                      {"changed_experts", Number(row.changed_experts)},
+                      {"g", Number(row.confidence)}});
+  }
+  return {{"kinds", RowsJson(breakdown.kinds)},
+          {"classes", RowsJson(breakdown.classes)},
+          {"positions", RowsJson(breakdown.positions)},
+          {"layers", std::move(layers)},
+          {"traced_tokens", breakdown.traced_tokens}};
+}
+
 }  // namespace
 
 const char* DecisionText(Decision decision) {
@@ -59,12 +93,14 @@ VariantKind KindOf(const std::string& name) {
 Json ToJson(const EvalReport& report) {
   Json variants = Json::array();
   for (const VariantScore& v : report.variants) variants.push_back(VariantJson(v));
-  return {{"verdict", DecisionText(report.verdict)},
-          {"stale", report.stale},
-          {"dominated_by", report.dominated_by.empty() ? Json(nullptr) : Json(report.dominated_by)},
-          {"documents", report.documents},
-          {"tokens", report.tokens},
-          {"variants", std::move(variants)}};
+  Json json = {{"verdict", DecisionText(report.verdict)},
+               {"stale", report.stale},
+               {"dominated_by", report.dominated_by.empty() ? Json(nullptr) : Json(report.dominated_by)},
+               {"documents", report.documents},
+               {"tokens", report.tokens},
+               {"variants", std::move(variants)}};
+  if (report.breakdown) json["breakdown"] = BreakdownJson(*report.breakdown);
+  return json;
 }
 
 Json ToJson(const ProbeReport& report) {
