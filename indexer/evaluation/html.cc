@@ -136,7 +136,7 @@ void HtmlTable::Add(const std::vector<std::string>& cells, std::string_view row_
 std::string HtmlTable::Html() const {
   std::string html = fmt::format(
       "<div class=\"scroll\" role=\"region\" aria-labelledby=\"{0}\" tabindex=\"0\"><table>"
-      "<caption id=\"{0}\">{1}</caption><thead><tr>",
+      "<caption id=\"{0}\"><span>{1}</span></caption><thead><tr>",
       id_, Escape(caption_));
   for (const std::string& cell : header_) html += "<th scope=\"col\">" + Escape(cell) + "</th>";
   return html + "</tr></thead><tbody>\n" + rows_html_ + "</tbody></table></div>\n";

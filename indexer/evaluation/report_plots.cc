@@ -94,19 +94,18 @@ std::string AxisHtml(const Axis& axis, double bottom) {
   return html;
 }
 
-// Labels one below the other, because the lines are often close together.
+// Labels one below the other, because the lines are often close together; over all lines, so that none crosses a text.
 std::string LinesHtml(const Axis& axis, const std::vector<PlotLine>& lines, double bottom) {
-  std::string html;
+  std::string lines_html, labels_html;
   for (size_t i = 0; i < lines.size(); ++i) {
     const double x = axis.Percent(lines[i].at);
-    const double y = bottom + kLineLabel * static_cast<double>(i + 1);
-    html += fmt::format(
-        "<line class=\"{3}\" x1=\"{0:.2f}%\" x2=\"{0:.2f}%\" y1=\"20\" y2=\"{1:.0f}\"/>"
-        "<text class=\"soft\" x=\"{0:.2f}%\" y=\"{1:.0f}\" dy=\"{4}\" text-anchor=\"{2}\">{5}</text>\n",
-        x, y - kLineLabel + 4, Anchor(x, lines[i].label.size()), lines[i].bound ? "bound" : "zero", 12,
-        Escape(lines[i].label));
+    const double y = bottom + kLineLabel * static_cast<double>(i) + 4;
+    lines_html += fmt::format("<line class=\"{0}\" x1=\"{1:.2f}%\" x2=\"{1:.2f}%\" y1=\"20\" y2=\"{2:.0f}\"/>\n",
+                              lines[i].bound ? "bound" : "zero", x, y);
+    labels_html += fmt::format("<text class=\"soft\" x=\"{:.2f}%\" y=\"{:.0f}\" text-anchor=\"{}\">{}</text>\n", x,
+                               y + 12, Anchor(x, lines[i].label.size()), Escape(lines[i].label));
   }
-  return html;
+  return lines_html + labels_html;
 }
 
 std::string MarkHtml(PlotMark mark) {

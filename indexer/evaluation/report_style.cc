@@ -36,7 +36,7 @@ svg{display:block;overflow:visible}svg text{fill:var(--ink);font-size:13px;paint
 .strong .bar{stroke:var(--accent)}.strong .mark{fill:var(--accent)}.strong text,.strong text.value{fill:var(--accent);font-weight:650}
 .rest{fill:var(--track)}.part{fill:var(--accent)}
 .scroll{overflow-x:auto;margin:1rem 0}table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;white-space:nowrap}
-caption{text-align:left;font-size:.9rem;padding-bottom:.3rem;white-space:normal}
+caption{text-align:left;font-size:.9rem;padding-bottom:.3rem;white-space:normal}caption span{display:inline-block;position:sticky;left:0;max-width:min(48rem,calc(100vw - 2.5rem))}
 th,td{padding:.25rem .8rem .25rem 0;text-align:right;border-bottom:1px solid var(--line)}th:first-child{text-align:left}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom;border-bottom-color:var(--soft)}tbody th{font-weight:400;position:sticky;left:0;background:var(--paper)}
 tr.memory th,tr.memory td{font-weight:650;color:var(--accent)}
@@ -49,7 +49,7 @@ tr.memory th,tr.memory td{font-weight:650;color:var(--accent)}
 .facts div{display:grid;grid-template-columns:12rem 1fr;gap:0 1rem;padding:.2rem 0;border-bottom:1px solid var(--line);font-size:.9rem}.facts dd{white-space:pre-wrap;min-width:0}
 @media(max-width:36rem){.facts div{grid-template-columns:1fr}h1{font-size:1.3rem}.verdict{padding:.8rem .9rem}}
 @media print{@page{size:A4;margin:14mm}body{font-size:10.5pt;padding:0;max-width:none}nav{display:none}.scroll{overflow:visible}
-table{font-size:8pt}th,td{padding-right:.45rem}h2,h3,h4,figcaption,.legend{break-after:avoid}figure,tr,.card,.verdict{break-inside:avoid}.plots{grid-template-columns:1fr 1fr}.cards,.explained{grid-template-columns:1fr 1fr 1fr;gap:.5rem}.card{padding:.4rem .6rem}.explained *{font-size:8pt}
+table{font-size:8pt}th,td{padding-right:.45rem}h2,h3,h4,figcaption,.legend{break-after:avoid}figure,tr,.card,.verdict{break-inside:avoid}.plots{grid-template-columns:1fr 1fr}.cards,.explained{grid-template-columns:1fr 1fr 1fr;gap:.5rem}.card{padding:.4rem .6rem}.explained .card *{font-size:8pt}
 .passage{font-size:8.5pt}section>p:first-of-type{break-after:avoid}tbody th{position:static}}
 )";
 }
