@@ -78,7 +78,9 @@ struct EvalOptions {
   bool rewire_recompute = false;        // they recompute earlier keys and values (KV)
   uint32_t generations = 0;             // test documents to continue (evaluation/generations.h); 0: none
   double generation_temperature = 0.8;  // of a second continuation; the first is greedy
-  uint32_t seeds = 1;  // trainings of each variant that is trained here; the memory's kind is retrained too
+  uint32_t seeds = 1;     // trainings of each variant that is trained here; the memory's kind is retrained too
+  bool passages = false;  // choose passages of text for the page (EvalReport::passages)
+  bool no_text = false;   // no text of documents in the report, whatever the memory holds
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.

@@ -135,11 +135,12 @@ Result<Header> ReadHeader(const std::filesystem::path& path, std::span<const std
     return DerivedError(path, "does not start like a derived file of Pointsman");
   }
   if (header.version != kDerivedVersion) {
-    return Error{ErrorCode::kUnsupported,
-                 fmt::format("{}: format version {}, this build reads {}; {}, or, if the file is damaged, run `pointsman "
-                             "verify --repair MEM`",
-                             path.string(), header.version, kDerivedVersion,
-                             header.version > kDerivedVersion ? "use a newer pointsman" : "build the memory again")};
+    return Error{
+        ErrorCode::kUnsupported,
+        fmt::format("{}: format version {}, this build reads {}; {}, or, if the file is damaged, run `pointsman "
+                    "verify --repair MEM`",
+                    path.string(), header.version, kDerivedVersion,
+                    header.version > kDerivedVersion ? "use a newer pointsman" : "build the memory again")};
   }
   if (header.kind != kind) return DerivedError(path, "is a derived file of another kind");
   if (header.file_size != bytes.size()) {

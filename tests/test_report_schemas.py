@@ -36,12 +36,16 @@ def test_reports_fit_their_schema(name):
     jsonschema.validate(golden(name), schema_of(name), cls=jsonschema.Draft202012Validator)
 
 
+# What a report may do without; everything else is required.
+OPTIONAL = {"breakdown", "generation"}
+
+
 @pytest.mark.parametrize("name", ["eval", "probe", "plan"])
 def test_reports_have_exactly_the_documented_members(name):
     report = golden(name)
-    optional = set(report) - set(schema_of(name)["required"])
-    assert optional == ({"generation"} if name == "eval" else set())  # only with --generations
-    for member in set(report) - optional:
+    for member in OPTIONAL & set(report):
+        assert accepts(name, {k: v for k, v in report.items() if k != member})
+    for member in set(report) - OPTIONAL:
         assert not accepts(name, {k: v for k, v in report.items() if k != member}), f"accepted without {member}"
     assert not accepts(name, {**report, "extra": 1})
 
@@ -78,4 +82,22 @@ def test_eval_schema_refuses_wrong_values(member, value):
 def test_eval_schema_refuses_wrong_variants(member, value):
     report = copy.deepcopy(golden("eval"))
     report["variants"][1][member] = value
+    assert not accepts("eval", report)
+
+
+@pytest.mark.parametrize(
+    ("group", "member", "value"),
+    [
+        ("kinds", "by", "mood"),
+        ("kinds", "name", ""),
+        ("classes", "tokens", 0),
+        ("classes", "ci95", [0.1]),
+        ("positions", "gate", 1.5),
+        ("layers", "changed_tokens", 75),
+        ("layers", "layer", -1),
+    ],
+)
+def test_eval_schema_refuses_wrong_breakdowns(group, member, value):
+    report = copy.deepcopy(golden("eval"))
+    report["breakdown"][group][0][member] = value
     assert not accepts("eval", report)

@@ -9,10 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "indexer/document_texts.h"
+#include "indexer/row_sources.h"
 #include "memory/memory.h"
 #include "models/model.h"
 #include "router/router.h"
-#include "tools/document_text.h"
 
 namespace pointsman {
 
@@ -28,17 +29,11 @@ class Explainer {
   std::string Text() const;
 
  private:
-  struct Source {
-    std::string document;
-    uint32_t position = 0;
-    float similarity = 0;
-    std::string excerpt;
-  };
   struct Layer {
     int32_t layer = 0;
     float confidence = 0;
     bool written = false;
-    std::vector<Source> neighbours;
+    std::vector<RowSource> neighbours;
     std::vector<int64_t> before, after;  // the experts chosen, most likely first
   };
   struct Token {
@@ -47,8 +42,6 @@ class Explainer {
     float gate = 0;
     std::vector<Layer> layers;
   };
-
-  std::vector<Source> SourcesOf(const RowTrace& row) const;
 
   const MoeModel& model_;
   std::shared_ptr<const Memory> memory_;

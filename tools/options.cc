@@ -97,6 +97,7 @@ constexpr std::array kOptions = {
            "same gate; about 80 bytes a token"),
     Option("no-text", kFlag, kBuilds, "", "",
            "do not keep token ids: no excerpts, no rebuild, no variants that train from this memory"),
+    Option("no-text", kFlag, "eval", "", "", "the report shows no text of documents: no examples"),
     Option("variants", kNames, "eval", "NAMES", "frozen,bias,router_finetune,knn,memory",
            "all, or a comma-separated list"),
     Within(0, 100,

@@ -8,8 +8,11 @@
 #include "indexer/builder.h"
 #include "indexer/calibrate.h"
 #include "indexer/evaluation/controls.h"
+#include "indexer/evaluation/examination.h"
 #include "indexer/evaluation/generations.h"
 #include "indexer/evaluation/leakage.h"
+#include "indexer/evaluation/passages.h"
+#include "indexer/evaluation/provenance.h"
 #include "indexer/evaluation/variants.h"
 #include "indexer/job.h"
 #include "indexer/output_memory.h"
@@ -49,6 +52,8 @@ class Evaluation {
     inputs.threads = options_.data.threads;
     inputs.rerouting = options_.rerouting;
     inputs.rewire_recompute = options_.rewire_recompute;
+    inputs.keep_frozen = &frozen_scores_;
+    inputs.keep_memory = &memory_scores_;
     inputs.say = [this](const std::string& line) { Say(options_.data, line); };
     const bool published = memory_ && memory_->tables().output.enabled;
     const auto needs = [&](const std::string& name) { return NeedsReference(name, published); };
@@ -86,7 +91,10 @@ class Evaluation {
       VariantInputs mine = inputs;
       // With a memory from its own seed on, so that no training repeats it.
       if (options_.seeds > 1) mine.seed = (memory_ ? memory_->manifest().seed : inputs.seed) + i;
-      if (i > 0) mine.ready.clear();
+      if (i > 0) {
+        mine.ready.clear();
+        mine.keep_frozen = mine.keep_memory = nullptr;
+      }
       makers.emplace_back(std::move(mine));
     }
     return makers;
@@ -370,6 +378,7 @@ class Evaluation {
     report.generation = std::move(generation_);
     report.reference_documents = CountDocuments(documents_, SplitRole::kReference);
     report.reference_tokens = reference_ ? reference_->tokens() : CountTokens(documents_, SplitRole::kReference);
+    POINTSMAN_CHECK_OK(LookCloser(scoring.statistics, report));
     if (memory_) {
       Manifest manifest = memory_->manifest();
       report.stale = manifest.verdict.stale;
@@ -382,6 +391,37 @@ class Evaluation {
     return report;
   }
 
+  // Where the memory helps, examples, and where everything comes from.
+  Status LookCloser(const StatisticsOptions& statistics, EvalReport& report) {
+    report.provenance = ProvenanceOf(options_, model_, memory_.get(), documents_, unrelated_);
+    if (memory_scores_.test.empty()) {
+      report.passages_absent = "no memory was scored";
+      return {};
+    }
+    const std::shared_ptr<const RoutingTables> tables(memory_, &memory_->tables());
+    POINTSMAN_TRY(report.breakdown, Examine({.model = &model_,
+                                             .test = &test_,
+                                             .frozen = &frozen_scores_,
+                                             .memory = &memory_scores_,
+                                             .tables = tables,
+                                             .statistics = statistics,
+                                             .threads = options_.data.threads}));
+    if (options_.no_text || !memory_->manifest().has_text) {
+      report.passages_absent = options_.no_text ? "--no-text was given" : "the memory was built with --no-text";
+      return {};
+    }
+    if (!options_.passages) return {};
+    const DocumentTexts texts(model_.tokenizer(), documents_);
+    POINTSMAN_TRY(report.passages, ChoosePassages({.model = &model_,
+                                                   .test = &test_,
+                                                   .unrelated = &unrelated_,
+                                                   .frozen = &frozen_scores_,
+                                                   .memory = &memory_scores_,
+                                                   .tables = tables,
+                                                   .texts = &texts}));
+    return {};
+  }
+
   const EvalOptions& options_;
   const MoeModel& model_;
   std::shared_ptr<const Memory> memory_;
@@ -389,6 +429,7 @@ class Evaluation {
   std::vector<Document> documents_;
   Corpus general_;
   ScoredText test_, unrelated_;
+  TokenScores frozen_scores_, memory_scores_;
   std::optional<ReferenceSet> reference_;
   std::optional<LeakageReport> leakage_;
   uint64_t left_out_ = 0;

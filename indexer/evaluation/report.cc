@@ -62,6 +62,40 @@ Json LeakageJson(const std::optional<LeakageReport>& leakage) {
           {"gain_without_repeated_ci95", gain ? Pair(gain->ci95) : Json(nullptr)}};
 }
 
+Json RowJson(const BreakdownRow& row) {
+  Json json = {{"by", row.by},
+               {"name", row.name},
+               {"documents", row.documents},
+               {"tokens", row.tokens},
+               {"frozen_nll", Number(row.frozen_nll)},
+               {"memory_nll", Number(row.memory_nll)},
+               {"gain", Number(row.gain)},
+               {"ci95", Pair(row.ci95)}};
+  if (row.gate) json["gate"] = Number(row.gate);
+  return json;
+}
+
+Json RowsJson(const std::vector<BreakdownRow>& rows) {
+  Json json = Json::array();
+  for (const BreakdownRow& row : rows) json.push_back(RowJson(row));
+  return json;
+}
+
+Json BreakdownJson(const Breakdown& breakdown) {
+  Json layers = Json::array();
+  for (const LayerRow& row : breakdown.layers) {
+    layers.push_back({{"layer", row.layer},
+                      {"changed_tokens", Number(row.changed_tokens)},
+                      {"changed_experts", Number(row.changed_experts)},
+                      {"g", Number(row.confidence)}});
+  }
+  return {{"kinds", RowsJson(breakdown.kinds)},
+          {"classes", RowsJson(breakdown.classes)},
+          {"positions", RowsJson(breakdown.positions)},
+          {"layers", std::move(layers)},
+          {"traced_tokens", breakdown.traced_tokens}};
+}
+
 }  // namespace
 
 const char* DecisionText(Decision decision) {
@@ -107,6 +141,7 @@ Json ToJson(const EvalReport& report) {
                {"leakage", LeakageJson(report.leakage)},
                {"variants", std::move(variants)}};
   if (!report.generation.empty()) json["generation"] = ToJson(report.generation);
+  if (report.breakdown) json["breakdown"] = BreakdownJson(*report.breakdown);
   return json;
 }
 

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "indexer/evaluation/breakdown.h"
 #include "indexer/evaluation/generation_score.h"
 #include "indexer/evaluation/leakage_report.h"
+#include "indexer/evaluation/passage.h"
 #include "indexer/evaluation/statistics.h"
 
 namespace pointsman {
@@ -42,6 +44,10 @@ struct VariantScore {
 enum class VariantKind : uint8_t { kReferencePoint, kControl, kRival, kMemory };
 VariantKind KindOf(const std::string& variant_name);
 
+struct ReportFact {
+  std::string name, value;
+};
+
 struct EvalReport {
   Decision verdict = Decision::kInconclusive;
   std::string reason;        // Verdict::reason
@@ -60,14 +66,19 @@ struct EvalReport {
   std::optional<LeakageReport> leakage;     // absent: not looked for (a memory without text)
   std::vector<GenerationScore> generation;  // empty unless asked for
   std::vector<std::string> notes;           // leakage checks, controls, limits: one sentence each
+  std::optional<Breakdown> breakdown;       // where the memory helps; absent if none was scored
+  // For the page alone.
+  std::vector<Passage> passages;  // examples; empty: passages_absent says why
+  std::string passages_absent;
+  std::vector<ReportFact> provenance;  // model, memory, texts, counts
+  std::vector<ReportFact> settings;    // of the run
 };
 
-// schemas/eval.schema.json: design.md 10's members, and `generation` where it was measured.
-nlohmann::json ToJson(const EvalReport& report);
+nlohmann::json ToJson(const EvalReport& report);  // schemas/eval.schema.json: design.md 10's members, and optional ones
 // Aligned columns with units, an explanatory line per group of columns, the verdict in words. Ends with a newline.
 std::string ToTable(const EvalReport& report, bool color);
-// One page without external resources: the verdict, a plot of gain and damage with intervals (inline SVG, light and
-// dark), the table, the notes. `title` is shown and escaped.
+// One page without external resources and script, for a person who decides: report_sections.h lists what is in it.
+// `title` is shown. Texts and names from documents are escaped, long ones cut: a page stays below 1 MB.
 std::string ToHtml(const EvalReport& report, const std::string& title);
 
 struct LayerHeadroom {

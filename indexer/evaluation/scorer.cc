@@ -119,16 +119,18 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   VariantRun run;
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
-  const std::vector<SequenceScore> test_scores = ScoreSequences(model, test.sequences, hooks, score_options);
+  std::vector<SequenceScore> test_scores = ScoreSequences(model, test.sequences, hooks, score_options);
   const double seconds = SecondsSince(started);
   run.test = SumByDocument(test, test_scores);
   run.test_fresh = SumWithoutRepeated(test, test_scores);
+  if (options.keep != nullptr) options.keep->test = std::move(test_scores);
   const uint64_t tokens = CountTargets(test.sequences);
   if (tokens > 0) run.seconds_per_token = seconds / static_cast<double>(tokens);
   if (!unrelated.sequences.empty()) {
-    const auto scores = ScoreSequences(model, unrelated.sequences, hooks, score_options);
+    std::vector<SequenceScore> scores = ScoreSequences(model, unrelated.sequences, hooks, score_options);
     run.unrelated = SumByDocument(unrelated, scores);
     run.touched = CountTouches(unrelated, scores);
+    if (options.keep != nullptr) options.keep->unrelated = std::move(scores);
   }
   if (errors) POINTSMAN_CHECK_OK(errors->first());
   return run;

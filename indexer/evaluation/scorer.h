@@ -47,8 +47,15 @@ std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const S
 std::vector<DocumentNll> SumWithoutRepeated(const ScoredText& text, std::span<const SequenceScore> scores);
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores);
 
+// Losses token by token, in the texts' order: for what sums per document cannot say (where a memory helps, passages).
+struct TokenScores {
+  std::vector<SequenceScore> test;
+  std::vector<SequenceScore> unrelated;
+};
+
 struct ScorerOptions {
   int threads = 1;
+  TokenScores* keep = nullptr;  // filled if given
   std::function<void(uint64_t tokens)> on_progress;
 };
 

@@ -88,7 +88,7 @@ bool IsSeeded(const std::string& name) {
 }
 
 Result<VariantRun> VariantMaker::Run(const std::string& name) {
-  if (name == "frozen") return Score(name, *in_.model, {});
+  if (name == "frozen") return Score(name, *in_.model, {}, nullptr, in_.keep_frozen);
   if (name.starts_with("bias") || name.starts_with("router_finetune")) return RunLinear(name);
   if (name == "full_finetune") return RunFullFinetune();
   if (name == "oracle") return RunOracle();
@@ -103,8 +103,9 @@ Result<VariantRun> VariantMaker::Run(const std::string& name) {
 }
 
 Result<VariantRun> VariantMaker::Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
-                                       const std::shared_ptr<HookErrors>& errors) {
+                                       const std::shared_ptr<HookErrors>& errors, TokenScores* keep) {
   ScorerOptions options;
+  options.keep = keep;
   options.threads = in_.threads;
   return ScoreVariant(name, model, hooks, errors, *in_.test, *in_.unrelated, options);
 }
@@ -117,7 +118,8 @@ Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_
     return run;
   }
   const auto errors = std::make_shared<HookErrors>();
-  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, TableHooks(tables, errors), errors));
+  TokenScores* keep = tables == in_.memory ? in_.keep_memory : nullptr;
+  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, TableHooks(tables, errors), errors, keep));
   if (build_s > 0) run.build_s = build_s;
   if (in_.reference) {
     run.bytes_per_token = static_cast<double>(TableBytes(*tables)) / static_cast<double>(in_.reference->tokens());

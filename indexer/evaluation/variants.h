@@ -39,6 +39,8 @@ struct VariantInputs {
   uint32_t max_prototypes = 2048;  // a layer
   uint64_t seed = 0;
   int threads = 1;
+  TokenScores* keep_frozen = nullptr;  // filled, if given, when `frozen` and `memory` are scored
+  TokenScores* keep_memory = nullptr;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
 };
 
@@ -72,7 +74,7 @@ class VariantMaker {
   Result<VariantRun> RunControl(const std::string& name);
   Result<VariantRun> RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables, double build_s);
   Result<VariantRun> Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
-                           const std::shared_ptr<HookErrors>& errors = nullptr);
+                           const std::shared_ptr<HookErrors>& errors = nullptr, TokenScores* keep = nullptr);
   CandidateOptions CandidateDefaults() const;
   void Say(const std::string& line) const {
     if (in_.say) in_.say(line);

@@ -1,8 +1,10 @@
 // pointsman eval and probe: the verdict on a memory, and the headroom before there is one.
+#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "indexer/builder.h"
 #include "memory/file_layer.h"
@@ -26,6 +28,48 @@ Status CheckVariants(const std::vector<std::string>& names) {
   return {};
 }
 
+// As a shell would read it back.
+std::string Quoted(const std::string& word) {
+  const auto is_plain = [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("-_./,:=+@%#").find(c) != std::string_view::npos;
+  };
+  if (!word.empty() && std::all_of(word.begin(), word.end(), is_plain)) return word;
+  std::string quoted = "'";
+  for (const char c : word) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return quoted + "'";
+}
+
+// The command line that was typed, from the options that came from it.
+std::string CommandOf(const Settings& settings) {
+  std::string command = "pointsman eval";
+  for (const Setting& setting : settings.all()) {
+    if (setting.source != "flag") continue;
+    const std::string flag = fmt::format(" --{}", setting.option->name);
+    std::vector<std::string> words;
+    for (const std::string& value : setting.values) words.push_back(Quoted(value));
+    const OptionKind kind = setting.option->kind;
+    if (kind == OptionKind::kFlag) words = {""};
+    const std::string_view between = kind == OptionKind::kNames ? "," : kind == OptionKind::kTexts ? "repeat" : " ";
+    command += flag + (kind == OptionKind::kFlag ? "" : " ") +
+               fmt::format("{}", fmt::join(words, between == "repeat" ? flag + " " : std::string(between)));
+  }
+  return command;
+}
+
+// For the page: when, how, and every option in force with where it came from.
+void AddSettings(const Settings& settings, EvalReport& report) {
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  report.provenance.push_back(
+      {"evaluated", fmt::format("{:%Y-%m-%d %H:%M} UTC, Pointsman {}", fmt::gmtime(now), POINTSMAN_VERSION)});
+  report.provenance.push_back({"command", CommandOf(settings)});
+  for (const Setting& setting : settings.all()) {
+    if (setting.values.empty()) continue;
+    const std::string value = fmt::format("{}", fmt::join(setting.values, " "));
+    report.settings.push_back({std::string(setting.option->name),
+                               setting.source == "default" ? value : value + "  (" + setting.source + ")"});
+  }
+}
+
 }  // namespace
 
 Result<Output> RunEval(const Settings& settings) {
@@ -45,8 +89,11 @@ Result<Output> RunEval(const Settings& settings) {
   if (options.memory.empty() && options.data.corpus.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus PATH is missing: give it, or a --memory that knows its own"};
   }
-  POINTSMAN_TRY(const EvalReport report, Evaluate(options));
+  options.passages = settings.Has("report");
+  options.no_text = settings.Flag("no-text");
+  POINTSMAN_TRY(EvalReport report, Evaluate(options));
   if (settings.Has("report")) {
+    AddSettings(settings, report);
     const std::string title = options.memory.empty() ? options.data.corpus.front() : options.memory.string();
     POINTSMAN_CHECK_OK(FileSystem::Real().WriteAtomically(settings.Path("report"), ToHtml(report, title)));
   }

@@ -133,8 +133,14 @@ class Study {
   }
 
  private:
+  ScorerOptions Scoring() const {
+    ScorerOptions options;
+    options.threads = data_.threads;
+    return options;
+  }
+
   Result<VariantRun> Score(const HookFactory& hooks, const std::shared_ptr<HookErrors>& errors) const {
-    return ScoreVariant("frozen", model_, hooks, errors, test_, damage_half_, {data_.threads, {}});
+    return ScoreVariant("frozen", model_, hooks, errors, test_, damage_half_, Scoring());
   }
 
   Result<const ReferenceSet*> SetOf(uint32_t key_dim) {
@@ -217,8 +223,8 @@ class Study {
         return std::make_unique<ModuleHook>(router, batch, /*training=*/false);
       };
     }
-    POINTSMAN_TRY(const VariantRun run, ScoreVariant("baseline", full ? *clone : model_, hooks, nullptr, test_,
-                                                     damage_half_, {data_.threads, {}}));
+    POINTSMAN_TRY(const VariantRun run,
+                  ScoreVariant("baseline", full ? *clone : model_, hooks, nullptr, test_, damage_half_, Scoring()));
     nlohmann::json line{{"config", config.text},
                         {"kind", config.kind},
                         {"reference_tokens", set.tokens()},
