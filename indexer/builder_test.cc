@@ -245,15 +245,15 @@ TEST_F(CorpusAndTinyModel, CopiedPassagesAreFoundWhereDocumentsDiffer) {
   EXPECT_GT(recorded.value().leakage->test.reference_documents,
             recorded.value().reference_documents);  // calibration too
 
-  // Test files of other words, each with one line of a corpus file inside.
+  // Test files of other words, each with three lines of a corpus file inside.
   eval.test_corpus = {(root() / "other").string()};
   for (uint32_t i = 0; i < 40; ++i) {
     const auto path = root() / "other" / (std::to_string(i) + ".h");
     WriteWords(path, {"alpha", "beta", "gamma", "delta", "rho"}, 5000 + i);
     std::ifstream from(root() / "corpus" / ("lib" + std::to_string(i % 5)) / (std::to_string(i) + ".h"));
+    std::ofstream to(path, std::ios::app);
     std::string line;
-    std::getline(from, line);
-    std::ofstream(path, std::ios::app) << line << '\n';
+    for (int n = 0; n < 3 && std::getline(from, line); ++n) to << line << '\n';
   }
   const auto copied = Evaluate(eval);
   ASSERT_TRUE(copied.ok()) << copied.error().message;

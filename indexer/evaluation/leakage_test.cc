@@ -60,6 +60,9 @@ TEST_F(TextOfTinyModel, LongRunsAreCountedToTheToken) {
   Document test = Of("test", 0, 300), reference = Of("reference", 5000, 300);
   const size_t before = test.tokens.size(), run = kRepeatedRun + 7;
   const std::vector<int32_t> copied(reference.tokens.begin() + 20, reference.tokens.begin() + 20 + run);
+  // What stands before and after the copy must differ from what stands there in the reference.
+  test.tokens[29] = reference.tokens[19] + 1;
+  test.tokens[30] = reference.tokens[20 + run] + 1;
   test.tokens.insert(test.tokens.begin() + 30, copied.begin(), copied.end());
   const std::vector<Document> tests = {test, Of("clean", 9000, 300)}, references = {reference};
   const auto masks = RepeatedTokens(tests, references);
@@ -75,6 +78,8 @@ TEST_F(TextOfTinyModel, LongRunsAreCountedToTheToken) {
   EXPECT_EQ(overlap.repeated_documents, 1u);
 
   Document shorter = Of("shorter", 0, 300);
+  shorter.tokens[29] = test.tokens[29];
+  shorter.tokens[30] = reference.tokens[20 + kRepeatedRun - 1] + 1;
   shorter.tokens.insert(shorter.tokens.begin() + 30, copied.begin(), copied.begin() + kRepeatedRun - 1);
   EXPECT_EQ(FindOverlap(tokenizer(), std::vector{shorter}, references).repeated_tokens, 0u);
 }

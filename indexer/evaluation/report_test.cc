@@ -96,7 +96,7 @@ TEST_F(AdoptedMemory, GeneratedTextHasItsOwnTableWhereItWasMeasured) {
       HasSubstr(
           "  variant           temp   tokens    match      minus frozen  prefix  repeated      distinct 1, 2, 3\n"
           "  frozen          greedy     2560    12.5%                 -    1.50     25.0%     0.250 0.500 0.625\n"
-          "  memory+output     0.75     2500    25.0%    +6.2 to +18.8    3.25     12.5%     0.250 0.625 0.750\n"
+          "  memory+output     0.75     2500    25.0%     +6.2 to +18.8    3.25     12.5%     0.250 0.625 0.750\n"
           "  truth                -     2560        -                 -       -      6.2%     0.500 0.750 0.875\n"));
   report_.generation.clear();
   EXPECT_THAT(ToTable(report_, false), Not(HasSubstr("Generated text")));
