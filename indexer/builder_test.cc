@@ -247,7 +247,8 @@ TEST_F(CorpusAndTinyModel, CopiedPassagesAreFoundWhereDocumentsDiffer) {
 
   // Test files of other words, each with three lines of a corpus file inside.
   eval.test_corpus = {(root() / "other").string()};
-  for (uint32_t i = 0; i < 40; ++i) {
+  eval.data.max_test_tokens = 50'000;  // all of them
+  for (uint32_t i = 0; i < 60; ++i) {
     const auto path = root() / "other" / (std::to_string(i) + ".h");
     WriteWords(path, {"alpha", "beta", "gamma", "delta", "rho"}, 5000 + i);
     std::ifstream from(root() / "corpus" / ("lib" + std::to_string(i % 5)) / (std::to_string(i) + ".h"));
@@ -259,7 +260,9 @@ TEST_F(CorpusAndTinyModel, CopiedPassagesAreFoundWhereDocumentsDiffer) {
   ASSERT_TRUE(copied.ok()) << copied.error().message;
   const TextOverlap& overlap = copied.value().leakage->test;
   EXPECT_EQ(overlap.near_duplicates, 0u);
-  EXPECT_GT(overlap.repeated_documents, 5u);
+  EXPECT_GT(overlap.repeated_documents, 3u)
+      << overlap.documents << " documents, " << overlap.reference_documents << " of the memory, longest run "
+      << overlap.longest_run << ", left out " << copied.value().leakage->left_out;
   EXPECT_LT(overlap.repeated_tokens, overlap.tokens / 2);
   EXPECT_TRUE(copied.value().leakage->gain_without_repeated.has_value());
 }

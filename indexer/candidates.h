@@ -50,7 +50,7 @@ Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const
 // Rows of unrelated text for CandidateOptions::still: at most kStillTokens of them, from sequences all over the text.
 StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelated, int threads);
 inline constexpr uint64_t kStillTokens = 16'384;
-inline constexpr double kStillWeight = 0.3;
+inline constexpr double kStillWeight = 1;
 
 // How much a preset trains ("default", "fast"): shared by the build and by whoever trains its kinds again.
 struct TrainingSize {
