@@ -20,6 +20,9 @@ class ReroutedHook : public RoutingHook {
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     return hook_.Route(layer, hidden, logits);
   }
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
+    return hook_.Output(hidden, logits);
+  }
   Status status() const override { return hook_.status(); }
 
  private:

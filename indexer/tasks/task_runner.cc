@@ -10,6 +10,7 @@
 
 #include "adapt/parallel.h"
 #include "indexer/corpus.h"
+#include "indexer/evaluation/report.h"
 #include "indexer/progress.h"
 #include "memory/stopwatch.h"
 #include "models/generate_batch.h"
@@ -171,6 +172,11 @@ std::vector<std::string> TaskRunner::metrics() const {
       return {"pass@1"};
   }
   return {};
+}
+
+bool TaskRunner::Asks(const std::string& variant) const {
+  if (KindOf(variant) == VariantKind::kControl) return false;
+  return format_.kind == TaskKind::kChoice || !variant.starts_with("c3po");
 }
 
 Result<TaskMarks> TaskRunner::RunChoice(const MoeModel& model, const HookFactory& hooks) const {

@@ -39,6 +39,8 @@ class TaskRunner {
   std::vector<std::string> metrics() const;
   const std::vector<std::string>& notes() const { return notes_; }
 
+  // Whether a variant is asked: controls are not, nor, where texts are generated, what must know a whole text (c3po).
+  bool Asks(const std::string& variant) const;
   // Asks `model`, routed by `hooks` (empty: as it is). Each hook serves one batch from its prompt to its last token.
   Result<TaskMarks> Run(const std::string& name, const MoeModel& model, const HookFactory& hooks,
                         const std::shared_ptr<HookErrors>& errors) const;
