@@ -13,6 +13,7 @@
 #include "adapt/rerouting_options.h"
 #include "indexer/evaluation/report.h"
 #include "indexer/ingest.h"
+#include "indexer/tasks/task_options.h"
 #include "memory/manifest.h"
 #include "memory/memory.h"
 #include "memory/result.h"
@@ -81,6 +82,7 @@ struct EvalOptions {
   uint32_t seeds = 1;     // trainings of each variant that is trained here; the memory's kind is retrained too
   bool passages = false;  // choose passages of text for the page (EvalReport::passages)
   bool no_text = false;   // no text of documents in the report, whatever the memory holds
+  TaskOptions task;       // asked of the variants beside the loss
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.

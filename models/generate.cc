@@ -13,35 +13,6 @@ namespace {
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
 
-Status CheckRequest(const MoeConfig& config, std::span<const int32_t> prompt, const GenerateOptions& options) {
-  if (prompt.empty()) return Invalid("the prompt is empty: give at least one token of text");
-  if (static_cast<int64_t>(prompt.size()) > config.max_positions) {
-    return Invalid(fmt::format("the prompt has {} tokens but the model's context is {}: shorten the prompt",
-                               prompt.size(), config.max_positions));
-  }
-  for (int32_t token : prompt) {
-    if (token < 0 || token >= config.vocab_size) {
-      return Invalid(
-          fmt::format("the prompt has token {} but the vocabulary has ids 0 to {}: use the model's tokenizer", token,
-                      config.vocab_size - 1));
-    }
-  }
-  if (options.context_interval < 1) {
-    return Invalid(fmt::format("context_interval is {}: use 1 or more", options.context_interval));
-  }
-  if (options.max_tokens < 0) return Invalid(fmt::format("max_tokens is {}: use 0 or more", options.max_tokens));
-  if (!(options.temperature >= 0) || std::isinf(options.temperature)) {
-    return Invalid(fmt::format("temperature is {}: use 0 (greedy) or more", options.temperature));
-  }
-  if (!(options.top_p > 0 && options.top_p <= 1)) {
-    return Invalid(fmt::format("top_p is {}: use a value above 0, up to 1", options.top_p));
-  }
-  for (const std::string& stop : options.stop) {
-    if (stop.empty()) return Invalid("a stop string is empty: leave it out");
-  }
-  return {};
-}
-
 // Bytes at the end of `text` that begin a UTF-8 character without finishing it.
 size_t UnfinishedBytes(std::string_view text) {
   for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
@@ -196,6 +167,35 @@ int32_t SampleToken(std::span<const float> logits, double temperature, double to
   }
   const double uniform = static_cast<double>(random() >> 11) * 0x1.0p-53;  // [0, 1), the same in every library
   return Draw(ids, weights, uniform * total);
+}
+
+Status CheckRequest(const MoeConfig& config, std::span<const int32_t> prompt, const GenerateOptions& options) {
+  if (prompt.empty()) return Invalid("the prompt is empty: give at least one token of text");
+  if (static_cast<int64_t>(prompt.size()) > config.max_positions) {
+    return Invalid(fmt::format("the prompt has {} tokens but the model's context is {}: shorten the prompt",
+                               prompt.size(), config.max_positions));
+  }
+  for (int32_t token : prompt) {
+    if (token < 0 || token >= config.vocab_size) {
+      return Invalid(
+          fmt::format("the prompt has token {} but the vocabulary has ids 0 to {}: use the model's tokenizer", token,
+                      config.vocab_size - 1));
+    }
+  }
+  if (options.context_interval < 1) {
+    return Invalid(fmt::format("context_interval is {}: use 1 or more", options.context_interval));
+  }
+  if (options.max_tokens < 0) return Invalid(fmt::format("max_tokens is {}: use 0 or more", options.max_tokens));
+  if (!(options.temperature >= 0) || std::isinf(options.temperature)) {
+    return Invalid(fmt::format("temperature is {}: use 0 (greedy) or more", options.temperature));
+  }
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    return Invalid(fmt::format("top_p is {}: use a value above 0, up to 1", options.top_p));
+  }
+  for (const std::string& stop : options.stop) {
+    if (stop.empty()) return Invalid("a stop string is empty: leave it out");
+  }
+  return {};
 }
 
 Result<Generation> Generate(const MoeModel& model, std::span<const int32_t> prompt, const GenerateOptions& options) {

@@ -50,6 +50,9 @@ struct Generation {
 // out of range), the hook's first error, kInternal (LibTorch ran out of memory).
 Result<Generation> Generate(const MoeModel& model, std::span<const int32_t> prompt, const GenerateOptions& options);
 
+// What Generate refuses as kInvalidArgument, without generating.
+Status CheckRequest(const MoeConfig& config, std::span<const int32_t> prompt, const GenerateOptions& options);
+
 // The next token from `logits` [V]. Advances `random` by one draw if temperature > 0.
 int32_t SampleToken(std::span<const float> logits, double temperature, double top_p, std::mt19937_64& random);
 

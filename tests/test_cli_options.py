@@ -30,8 +30,7 @@ def test_unknown_command_is_named(pointsman):
 
 @pytest.mark.parametrize("command, option", [
     ("build", "--cluster"), ("build", "--store"), ("build", "--shard"), ("build", "--output-memory"),
-    ("build", "--transform-from"), ("build", "--capture"), ("eval", "--self-consistency"), 
-    ("generate", "--self-consistency"), ("verify", "--host")])
+    ("build", "--transform-from"), ("build", "--capture"), ("verify", "--host")])
 def test_options_of_later_versions_are_refused(pointsman, command, option):
     fails(pointsman(command, option, "x"), 2, "unknown option", option, "--help")
 
@@ -57,6 +56,15 @@ def test_unknown_option_suggests_the_nearest(pointsman):
     (("build", "--model", "m", "--corpus", "c", "--out", "o", "--kind", "both"), ("--kind", "prototypes")),
     (("eval", "--model", "m", "--corpus", "c", "--variants", "frozen,knn_lm"), ("--variants", "'knn_lm'", "shuffled_values")),
     (("eval", "--model", "m"), ("--corpus",)),
+    (("eval", "--model", "m", "--corpus", "c", "--task", "essay"), ("--task", "'essay'", "exact")),
+    (("eval", "--model", "m", "--corpus", "c", "--answer-pattern", "x"), ("--answer-pattern", "--task")),
+    (("eval", "--model", "m", "--corpus", "c", "--self-consistency", "4"), ("--self-consistency", "--task exact")),
+    (("eval", "--model", "m", "--corpus", "c", "--task", "exact", "--answer-pattern", "(x"), ("--answer-pattern '(x'", "character 2")),
+    (("eval", "--model", "m", "--corpus", "c", "--task", "exact", "--task-fields", "query=q"), ("--task-fields query=q", "prompt=NAME")),
+    (("eval", "--model", "m", "--memory", "e", "--task", "exact", "--task-strengths", "2"), ("--task-strengths 2", "0 to 1")),
+    (("eval", "--model", "m", "--corpus", "c", "--task", "exact", "--task-strengths", "0.5"), ("--task-strengths", "--memory")),
+    (("generate", "--model", "m", "--prompt", "x", "--self-consistency", "4"), ("--self-consistency", "--answer-pattern")),
+    (("generate", "--model", "m", "--prompt", "x", "--self-consistency", "4", "--answer-pattern", "x"), ("--temperature 0.7",)),
     (("eval", "--model", "m", "--corpus", "c", "--require", "reject"), ("--require", "adopt"))])
 def test_wrong_values_name_option_and_remedy(pointsman, arguments, parts):
     fails(pointsman(*arguments), 2, *parts)

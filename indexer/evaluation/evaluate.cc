@@ -17,6 +17,8 @@
 #include "indexer/job.h"
 #include "indexer/output_memory.h"
 #include "indexer/publish.h"
+#include "indexer/tasks/task_evaluation.h"
+#include "indexer/tasks/task_runner.h"
 
 namespace pointsman {
 namespace {
@@ -42,9 +44,11 @@ class Evaluation {
     POINTSMAN_CHECK_OK(OpenMemory());
     POINTSMAN_TRY(const std::vector<std::string> variants, ChosenVariants());
     POINTSMAN_CHECK_OK(LoadDocuments());
+    POINTSMAN_CHECK_OK(MakeTask());
     POINTSMAN_CHECK_OK(LoadUnrelated());
     LookForLeakage();
     VariantInputs inputs;
+    inputs.task = task_ ? &*task_ : nullptr;
     inputs.model = &model_;
     inputs.test = &test_;
     inputs.unrelated = &unrelated_;
@@ -77,10 +81,15 @@ class Evaluation {
       }
       if (name == "memory") run.recipe = RetrainedKind();
       progress.Finish();
+      if (task_) POINTSMAN_CHECK_OK(AskRerouted(*task_, model_, inputs.memory, options_.rerouting, run));
       runs.push_back(std::move(run));
     }
     if (options_.generations > 0) POINTSMAN_CHECK_OK(Generate(makers.front(), variants));
-    return Report(runs);
+    POINTSMAN_TRY(EvalReport report, Report(runs));
+    if (task_) {
+      POINTSMAN_TRY(report.tasks, ReportTask(*task_, model_, inputs.memory, options_.task.strengths, runs));
+    }
+    return report;
   }
 
  private:
@@ -94,10 +103,20 @@ class Evaluation {
       if (i > 0) {
         mine.ready.clear();
         mine.keep_frozen = mine.keep_memory = nullptr;
+        mine.task = nullptr;
       }
       makers.emplace_back(std::move(mine));
     }
     return makers;
+  }
+
+  Status MakeTask() {
+    if (options_.task.kind == "none") return {};
+    POINTSMAN_TRY(task_,
+                  TaskRunner::Make(model_, test_.documents, options_.task, options_.data.seed, options_.data.threads,
+                                   [this](const std::string& line) { Say(options_.data, line); }));
+    notes_.insert(notes_.end(), task_->notes().begin(), task_->notes().end());
+    return {};
   }
 
   // The kind that is trained again with other seeds to tell how another build of the memory would differ; empty = none.
@@ -435,6 +454,7 @@ class Evaluation {
   uint64_t left_out_ = 0;
   std::vector<GenerationScore> generation_;
   std::vector<std::string> notes_;
+  std::optional<TaskRunner> task_;
 };
 
 }  // namespace

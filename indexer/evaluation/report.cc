@@ -96,6 +96,22 @@ Json BreakdownJson(const Breakdown& breakdown) {
           {"traced_tokens", breakdown.traced_tokens}};
 }
 
+Json TaskJson(const TaskReport& task) {
+  Json variants = Json::array();
+  for (const TaskScore& v : task.variants) {
+    variants.push_back({{"name", v.name},
+                        {"accuracy", Number(v.accuracy)},
+                        {"ci95", Pair(v.ci95)},
+                        {"difference", Number(v.difference)},
+                        {"difference_ci95", Pair(v.difference_ci95)},
+                        {"p", Number(v.p)},
+                        {"wins", v.wins},
+                        {"losses", v.losses}});
+  }
+  return {{"kind", task.kind},       {"metric", task.metric}, {"items", task.items},
+          {"samples", task.samples}, {"chance", task.chance}, {"variants", std::move(variants)}};
+}
+
 }  // namespace
 
 const char* DecisionText(Decision decision) {
@@ -141,6 +157,7 @@ Json ToJson(const EvalReport& report) {
                {"leakage", LeakageJson(report.leakage)},
                {"variants", std::move(variants)}};
   if (!report.generation.empty()) json["generation"] = ToJson(report.generation);
+  for (const TaskReport& task : report.tasks) json["tasks"].push_back(TaskJson(task));
   if (report.breakdown) json["breakdown"] = BreakdownJson(*report.breakdown);
   return json;
 }

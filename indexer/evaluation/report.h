@@ -13,6 +13,7 @@
 #include "indexer/evaluation/leakage_report.h"
 #include "indexer/evaluation/passage.h"
 #include "indexer/evaluation/statistics.h"
+#include "indexer/tasks/task_score.h"
 
 namespace pointsman {
 
@@ -65,6 +66,7 @@ struct EvalReport {
   std::vector<VariantScore> variants;
   std::optional<LeakageReport> leakage;     // absent: not looked for (a memory without text)
   std::vector<GenerationScore> generation;  // empty unless asked for
+  std::vector<TaskReport> tasks;            // one a metric; empty without --task
   std::vector<std::string> notes;           // leakage checks, controls, limits: one sentence each
   std::optional<Breakdown> breakdown;       // where the memory helps; absent if none was scored
   // For the page alone.

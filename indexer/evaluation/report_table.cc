@@ -119,6 +119,31 @@ std::string AdviceLine(const ProbeReport& report) {
          "memory may gain nothing.\n  A larger --sample-tokens, or a build with its verdict, would tell.\n";
 }
 
+std::string PercentInterval(const std::optional<Interval>& interval, const char* format) {
+  if (!interval) return "-";
+  return fmt::format(fmt::runtime(format), 100 * interval->low) + " to " +
+         fmt::format(fmt::runtime(format), 100 * interval->high);
+}
+
+std::string TaskTable(const TaskReport& task, bool color) {
+  std::string text = fmt::format("\nTask: {}, {} items", task.metric, FormatCount(task.items));
+  if (task.samples > 1) text += fmt::format(", majority of {} samples each", task.samples);
+  if (task.chance > 0) text += fmt::format("; a guess is right in {:.1f}%", 100 * task.chance);
+  text +=
+      ".\n  accuracy and its difference to frozen in percent, higher is better, with 95% intervals paired by item;\n"
+      "  wins = right where frozen is wrong, losses = the other way round; p of no difference (McNemar, Holm).\n";
+  Table table({"variant", "accuracy", "95% interval", "difference", "95% interval", "p", "wins", "losses"});
+  for (const TaskScore& v : task.variants) {
+    const bool baseline = !v.difference;
+    table.Add(
+        {v.name, fmt::format("{:.1f}", 100 * v.accuracy), PercentInterval(v.ci95, "{:.1f}"),
+         baseline ? "-" : fmt::format("{:+.1f}", 100 * *v.difference), PercentInterval(v.difference_ci95, "{:+.1f}"),
+         PText(v.p), baseline ? "-" : FormatCount(v.wins), baseline ? "-" : FormatCount(v.losses)},
+        KindOf(v.name) == VariantKind::kMemory);
+  }
+  return text + table.Text(color);
+}
+
 std::string Bytes(uint64_t bytes) {
   if (bytes >= 1000000000) return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
   return fmt::format("{:.1f} MB", static_cast<double>(bytes) / 1e6);
@@ -156,6 +181,7 @@ std::string ToTable(const EvalReport& report, bool color) {
   text += "  Cost: seconds to build, milliseconds to score a token, bytes stored per reference token (all layers).\n";
   text += DamageTable(report, color);
   text += ToTable(report.generation);
+  for (const TaskReport& task : report.tasks) text += TaskTable(task, color);
   if (!report.notes.empty()) text += "\nNotes:\n";
   for (const std::string& note : report.notes) text += "  * " + note + "\n";
   return text;

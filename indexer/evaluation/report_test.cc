@@ -60,6 +60,19 @@ TEST_F(AdoptedMemory, WithoutABreakdownItsMemberIsAbsent) {
   EXPECT_FALSE(ToJson(report_).contains("breakdown"));
 }
 
+TEST_F(AdoptedMemory, TableShowsATaskOnlyWhereOneWasAsked) {
+  EXPECT_THAT(ToTable(report_, false), HasSubstr("\nTask: likeliest choice, 200 items; a guess is right in 25.0%.\n"));
+  EXPECT_THAT(ToTable(report_, false),
+              HasSubstr("  variant  accuracy  95% interval  difference   95% interval       p  wins  losses\n"
+                        "  frozen       25.0  18.8 to 31.2           -              -       -     -       -\n"
+                        "  memory       37.5  31.2 to 43.8       +12.5  +6.2 to +18.8  <0.001    30       5\n"));
+  report_.tasks[0].samples = 8;
+  EXPECT_THAT(ToTable(report_, false), HasSubstr("200 items, majority of 8 samples each; a guess"));
+  report_.tasks.clear();
+  EXPECT_THAT(ToTable(report_, false), Not(HasSubstr("Task: ")));
+  EXPECT_FALSE(ToJson(report_).contains("tasks"));
+}
+
 TEST_F(AdoptedMemory, DominatedByIsNullOrAName) {
   EXPECT_TRUE(ToJson(report_)["dominated_by"].is_null());
   report_.dominated_by = "knn_lm";

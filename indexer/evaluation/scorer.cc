@@ -16,11 +16,12 @@ namespace {
 class TableHook : public RoutingHook {
  public:
   TableHook(const std::shared_ptr<const RoutingTables>& tables, std::shared_ptr<HookErrors> errors, size_t sequences,
-            std::vector<uint32_t>* slots)
+            float strength, std::vector<uint32_t>* slots)
       : hook_(router_), errors_(std::move(errors)) {
     for (size_t i = 0; i < sequences; ++i) {
       Binding binding;
       binding.tables = tables;
+      binding.strength = strength;
       slots->push_back(router_.AddSlot(std::move(binding)));
     }
   }
@@ -32,6 +33,7 @@ class TableHook : public RoutingHook {
   at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
     return hook_.Output(hidden, logits);
   }
+  Status status() const override { return hook_.status(); }
 
  private:
   Router router_;
@@ -58,9 +60,10 @@ ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents
   return text;
 }
 
-HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors) {
-  return [tables = std::move(tables), errors = std::move(errors)](const Batch& batch, std::vector<uint32_t>* slots) {
-    return std::make_unique<TableHook>(tables, errors, batch.members.size(), slots);
+HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors,
+                       float strength) {
+  return [=](const Batch& batch, std::vector<uint32_t>* slots) {
+    return std::make_unique<TableHook>(tables, errors, batch.members.size(), strength, slots);
   };
 }
 

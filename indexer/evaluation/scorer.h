@@ -39,7 +39,8 @@ class HookErrors {
 };
 
 // Routes with `tables` through router/: a Router and a slot per sequence for every batch.
-HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors);
+HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_ptr<HookErrors> errors,
+                       float strength = 1.0f);
 
 // Per-document sums, in the documents' order; documents without a sequence are absent.
 std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores);

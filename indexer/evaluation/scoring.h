@@ -45,6 +45,7 @@ struct VariantRun {
   std::optional<double> build_s;
   std::optional<double> seconds_per_token;
   std::optional<double> bytes_per_token;
+  std::vector<std::vector<uint8_t>> task_marks = {};  // [metric][item] (tasks/task_runner.h); empty: not asked
 };
 
 struct ScoringOptions {

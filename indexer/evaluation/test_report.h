@@ -106,6 +106,20 @@ class AdoptedMemory : public testing::Test {
                                 {"position", "5 to 8", 412, 1648, 4.5, 4.25, -0.25, Interval{-0.3125, -0.1875}, 0.5}},
                   .layers = {{0, 0.75, 1.5, 0.625}, {3, 0.5, 0.75, 0.5}},
                   .traced_tokens = 16384};
+    TaskScore asked_frozen;
+    asked_frozen.name = "frozen";
+    asked_frozen.accuracy = 0.25;
+    asked_frozen.ci95 = {0.1875, 0.3125};
+    TaskScore asked_memory;
+    asked_memory.name = "memory";
+    asked_memory.accuracy = 0.375;
+    asked_memory.ci95 = {0.3125, 0.4375};
+    asked_memory.difference = 0.125;
+    asked_memory.difference_ci95 = Interval{0.0625, 0.1875};
+    asked_memory.p = 0.0004;
+    asked_memory.wins = 30;
+    asked_memory.losses = 5;
+    report_.tasks = {{"choice", "likeliest choice", 200, 1, 0.25, {asked_frozen, asked_memory}}};
     report_.notes = {"12 of 412 test documents are near-duplicates of <reference> documents"};
   }
   EvalReport report_;

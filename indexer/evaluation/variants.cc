@@ -107,7 +107,11 @@ Result<VariantRun> VariantMaker::Score(const std::string& name, const MoeModel& 
   ScorerOptions options;
   options.keep = keep;
   options.threads = in_.threads;
-  return ScoreVariant(name, model, hooks, errors, *in_.test, *in_.unrelated, options);
+  POINTSMAN_TRY(VariantRun run, ScoreVariant(name, model, hooks, errors, *in_.test, *in_.unrelated, options));
+  if (in_.task && in_.task->Asks(name)) {
+    POINTSMAN_TRY(run.task_marks, in_.task->Run(name, model, hooks, errors));
+  }
+  return run;
 }
 
 Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables,

@@ -17,6 +17,7 @@
 #include "indexer/evaluation/output_variants.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
+#include "indexer/tasks/task_runner.h"
 #include "memory/result.h"
 #include "models/model.h"
 
@@ -42,6 +43,7 @@ struct VariantInputs {
   TokenScores* keep_frozen = nullptr;  // filled, if given, when `frozen` and `memory` are scored
   TokenScores* keep_memory = nullptr;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
+  const TaskRunner* task = nullptr;                  // asked of every variant that is scored; null: no task
 };
 
 // Whether another seed gives another variant: those that are trained with it here. knn, c3po and oracle have no

@@ -14,9 +14,15 @@ constexpr std::array kCommands = {
     Command{"build", "build a routing memory from a corpus",
             "pointsman build --model models/reference --corpus docs/ notes.md --out build/memory", RunBuild},
     Command{"eval", "score a memory and its rivals on held-out text: the verdict",
-            "pointsman eval --model models/reference --memory build/memory --require adopt", RunEval},
+            "pointsman eval --model models/reference --memory build/memory --require adopt\n"
+            "  pointsman eval --model models/reference --memory build/gsm8k --test-corpus test.jsonl --task exact\n"
+            "  pointsman eval --model models/reference --memory build/code --test-corpus problems.jsonl --task code "
+            "--test-command 'python3 program'",
+            RunEval},
     Command{"generate", "continue a prompt, with or without a memory",
-            "pointsman generate --model models/reference --memory build/memory --prompt 'class ' --explain",
+            "pointsman generate --model models/reference --memory build/memory --prompt 'class ' --explain\n"
+            "  pointsman generate --model models/reference --prompt '6 * 7 = ' --answer-pattern '(\\d+)' "
+            "--self-consistency 8 --temperature 0.7",
             RunGenerate},
     Command{"inspect", "what is in a memory", "pointsman inspect build/memory --layer 0", RunInspect},
     Command{"verify", "check every byte of a memory", "pointsman verify build/memory --repair", RunVerify},

@@ -11,6 +11,7 @@
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
 #include "tools/rewire_settings.h"
+#include "tools/task_settings.h"
 
 namespace pointsman {
 namespace {
@@ -85,6 +86,7 @@ Result<Output> RunEval(const Settings& settings) {
   options.generation_temperature = settings.Real("generation-temperature");
   POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
+  POINTSMAN_TRY(options.task, TaskOptionsOf(settings));
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));
   if (options.memory.empty() && options.data.corpus.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus PATH is missing: give it, or a --memory that knows its own"};

@@ -5,12 +5,15 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
 #include <iostream>
 #include <iterator>
 #include <optional>
 
 #include "adapt/rerouting.h"
+#include "indexer/tasks/answers.h"
 #include "memory/memory.h"
+#include "models/generate_batch.h"
 #include "models/model.h"
 #include "models/router_hook.h"
 #include "tools/command.h"
@@ -55,12 +58,88 @@ Result<SessionVectors> LearnFrom(const MoeModel& model, std::span<const int32_t>
   return SessionOf(rerouted.vectors, 0);
 }
 
+// What --self-consistency needs, and the pattern; without it nothing.
+Result<std::optional<AnswerPattern>> VotingPattern(const Settings& settings) {
+  if (settings.Integer("self-consistency") == 1) return std::optional<AnswerPattern>();
+  const auto missing = [](const std::string& what) {
+    return Error{ErrorCode::kInvalidArgument, "--self-consistency: " + what};
+  };
+  if (!settings.Has("answer-pattern")) return missing("which answers to count is not known; add --answer-pattern RE");
+  if (settings.Real("temperature") == 0) {
+    return missing("at temperature 0 all samples are the same; add --temperature 0.7");
+  }
+  if (settings.Flag("explain")) return missing("--explain follows one text; leave one of the two out");
+  POINTSMAN_TRY(AnswerPattern pattern, AnswerPattern::Compile(settings.Text("answer-pattern")));
+  return std::optional(std::move(pattern));
+}
+
+// `count` samples with seeds options.seed, options.seed + 1, ... Together in batches, unless each one learns from its
+// own text on the way (options.on_context).
+Result<std::vector<Generation>> Sample(const MoeModel& model, const std::vector<int32_t>& prompt,
+                                       GenerateOptions options, Router& router, const MemoryBinding& binding,
+                                       int64_t count) {
+  constexpr int64_t kBatchRows = 16;
+  std::vector<Generation> samples;
+  const uint64_t first_seed = options.seed;
+  if (options.on_context) {
+    for (; static_cast<int64_t>(samples.size()) < count; ++options.seed) {
+      POINTSMAN_TRY(Generation sample, Generate(model, prompt, options));
+      samples.push_back(std::move(sample));
+    }
+    return samples;
+  }
+  std::vector<BatchPrompt> rows;
+  for (int64_t i = 0; i < count; ++i) {
+    rows.push_back({prompt, first_seed + static_cast<uint64_t>(i), 0});
+    if (binding.tables) {
+      rows.back().slot =
+          router.AddSlot({.tables = binding.tables, .session = nullptr, .strength = binding.strength, .shadow = false});
+    }
+    if (i + 1 < count && rows.size() < kBatchRows) continue;
+    POINTSMAN_TRY(std::vector<Generation> batch, GenerateBatch(model, rows, options));
+    std::move(batch.begin(), batch.end(), std::back_inserter(samples));
+    for (const BatchPrompt& row : rows) {
+      if (row.slot != 0) router.ReleaseSlot(row.slot);
+    }
+    rows.clear();
+  }
+  return samples;
+}
+
+// The answer that most samples give, and the first sample that gives it.
+Output VoteOn(const AnswerPattern& pattern, const std::string& prompt, const std::vector<int32_t>& prompt_tokens,
+              const std::vector<Generation>& samples) {
+  std::vector<std::optional<std::string>> answers;
+  for (const Generation& sample : samples) {
+    const auto found = pattern.Find(sample.text);
+    answers.push_back(found ? std::optional(found->text) : std::nullopt);
+  }
+  const auto votes = CountVotes(answers);
+  const size_t shown =
+      votes.empty() ? 0 : std::ranges::find(answers, std::optional(votes.front().answer)) - answers.begin();
+  nlohmann::json counted = nlohmann::json::array();
+  std::string line = votes.empty() ? "no sample has an answer" : "answer";
+  for (const auto& vote : votes) {
+    counted.push_back({{"answer", vote.answer}, {"votes", vote.votes}});
+    line += fmt::format("{} {} ({} of {})", counted.size() > 1 ? "," : "", vote.answer, vote.votes, samples.size());
+  }
+  const nlohmann::json answer = votes.empty() ? nlohmann::json() : nlohmann::json(votes.front().answer);
+  return {.json = {{"text", samples[shown].text},
+                   {"tokens", samples[shown].tokens},
+                   {"prompt_tokens", prompt_tokens},
+                   {"finish_reason", FinishReasonName(samples[shown].finish_reason)},
+                   {"self_consistency", {{"samples", samples.size()}, {"answer", answer}, {"votes", counted}}}},
+          .text = prompt + samples[shown].text + "\n\n" + line + "\n",
+          .exit_code = 0};
+}
+
 }  // namespace
 
 Result<Output> RunGenerate(const Settings& settings) {
   if (settings.Flag("explain") && !settings.Has("memory")) {
     return Error{ErrorCode::kInvalidArgument, "--explain: there is nothing to explain without a memory; add --memory"};
   }
+  POINTSMAN_TRY(const std::optional<AnswerPattern> voting, VotingPattern(settings));
   POINTSMAN_TRY(const std::string prompt, ReadPrompt(settings.Text("prompt")));
   at::set_num_threads(ThreadsOf(settings));
   POINTSMAN_TRY(const auto model, MoeModel::Load(settings.Path("model")));
@@ -97,6 +176,11 @@ Result<Output> RunGenerate(const Settings& settings) {
       router.SetSession(options.slot, std::make_shared<const SessionVectors>(std::move(learned)));
       return settings.Text("rewire-kv") == "recompute";
     };
+  }
+  if (voting) {
+    POINTSMAN_TRY(const std::vector<Generation> samples,
+                  Sample(*model, prompt_tokens, options, router, binding, settings.Integer("self-consistency")));
+    return VoteOn(*voting, prompt, prompt_tokens, samples);
   }
   hook.CollectTrace(explainer.has_value());
   options.on_token = [&](int32_t token, std::string_view) {
