@@ -21,10 +21,13 @@ struct Part {
   std::string (*html)(const EvalReport&);
 };
 
-constexpr Part kParts[] = {
-    {"variants", "Gain and damage", VariantsHtml},    {"where", "Where it helps", BreakdownHtml},
-    {"examples", "Examples", PassagesHtml},           {"cost", "Cost", CostHtml},
-    {"trust", "What the figures rest on", TrustHtml}, {"provenance", "Settings and provenance", ProvenanceHtml}};
+constexpr Part kParts[] = {{"variants", "Gain and damage", VariantsHtml},
+                           {"where", "Where it helps", BreakdownHtml},
+                           {"answers", "Answers and generated text", AnswersHtml},
+                           {"examples", "Examples", PassagesHtml},
+                           {"cost", "Cost", CostHtml},
+                           {"trust", "What the figures rest on", TrustHtml},
+                           {"provenance", "Settings and provenance", ProvenanceHtml}};
 
 }  // namespace
 

@@ -136,6 +136,15 @@ TEST_F(Page, TokensAreTintedByGainAndExplained) {
   EXPECT_THAT(html, HasSubstr("similarity 0.62, <bdi>&lt;/pre&gt;"));
 }
 
+TEST_F(Page, TasksGeneratedTextAndLeakageHaveTheirFigures) {
+  const std::string html = Html();
+  EXPECT_THAT(html, HasSubstr("likeliest choice, 200 items; a guess is right in 25.0"));
+  EXPECT_THAT(html, HasSubstr("40 test documents continued from the first half of a window"));
+  EXPECT_THAT(html, HasSubstr("0.250 0.625 0.750"));
+  EXPECT_THAT(html, HasSubstr("1 near-duplicate pairs; 512 of 98,304 tokens, in 4 documents"));
+  EXPECT_THAT(html, HasSubstr("Most alike: <bdi>a.h</bdi> and <bdi>b.h</bdi> (0.62)"));
+}
+
 TEST_F(Page, WithoutPassagesItSaysWhy) {
   report_.passages.clear();
   EXPECT_EQ(PassagesHtml(report_), "");

@@ -19,6 +19,20 @@ std::string FactsHtml(const std::vector<ReportFact>& facts) {
   return html + "</dl>\n";
 }
 
+std::string OverlapHtml(const TextOverlap& overlap, const std::string& what) {
+  std::string html = fmt::format(
+      "<li>{} against what the memory was made from: {} near-duplicate pairs; {} of {} tokens, in {} documents, stand "
+      "there word for word in runs of {} or more.",
+      what, FormatCount(overlap.near_duplicates), FormatCount(overlap.repeated_tokens), FormatCount(overlap.tokens),
+      FormatCount(overlap.repeated_documents), kRepeatedRun);
+  if (!overlap.worst.empty()) {
+    const SimilarPair& pair = overlap.worst.front();
+    html += fmt::format(" Most alike: <bdi>{}</bdi> and <bdi>{}</bdi> ({:.2f}).", EscapeClipped(pair.document, 200),
+                        EscapeClipped(pair.reference, 200), pair.similarity);
+  }
+  return html + "</li>\n";
+}
+
 }  // namespace
 
 std::string TrustHtml(const EvalReport& report) {
@@ -35,7 +49,13 @@ std::string TrustHtml(const EvalReport& report) {
     html += fmt::format("<li>Everything that is trained was made from the same {} documents, {} tokens.</li>\n",
                         FormatCount(report.reference_documents), FormatCount(report.reference_tokens));
   }
-  // Leakage checks that have figures of their own belong here, before the notes.
+  if (report.leakage) {
+    html += OverlapHtml(report.leakage->test, "Test text") + OverlapHtml(report.leakage->unrelated, "Unrelated text");
+    if (const auto& gain = report.leakage->gain_without_repeated) {
+      html += fmt::format("<li>Without its repeated tokens the gain is {} ({}).</li>\n", SignedText(gain->mean),
+                          IntervalText(gain->ci95));
+    }
+  }
   for (const std::string& note : report.notes) html += "<li>" + Escape(note) + "</li>\n";
   return html + "</ul>\n";
 }

@@ -15,6 +15,7 @@ std::string_view ReportStyle();  // the page's style sheet
 std::string VerdictHtml(const EvalReport& report);     // the decision, the figures that carry it, what to do next
 std::string VariantsHtml(const EvalReport& report);    // gain and damage of every variant: plots and tables
 std::string BreakdownHtml(const EvalReport& report);   // kinds, token classes, positions, layers
+std::string AnswersHtml(const EvalReport& report);     // task metrics, generated text
 std::string PassagesHtml(const EvalReport& report);    // examples
 std::string CostHtml(const EvalReport& report);        // seconds and bytes
 std::string TrustHtml(const EvalReport& report);       // what the figures rest on: split, leakage, notes
