@@ -60,7 +60,9 @@ bool IsSecondHalf(const std::string& name) { return name.ends_with("_second_half
 std::vector<std::string> VariantNames() {
   return {"frozen",
           "bias",
+          "bias+gate",
           "router_finetune",
+          "router_finetune+gate",
           "full_finetune",
           "knn",
           "knn+gate",
