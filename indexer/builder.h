@@ -75,6 +75,7 @@ struct EvalOptions {
   double damage_bound = 0.002;
   ReroutingOptions rerouting;     // of the rewiring variants
   bool rewire_recompute = false;  // they recompute earlier keys and values (KV)
+  uint32_t rewire_interval = 128;  // they learn again after so many tokens
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.

@@ -43,6 +43,7 @@ class Evaluation {
     inputs.threads = options_.data.threads;
     inputs.rerouting = options_.rerouting;
     inputs.rewire_recompute = options_.rewire_recompute;
+    inputs.rewire_interval = options_.rewire_interval;
     inputs.say = [this](const std::string& line) { Say(options_.data, line); };
     if (std::any_of(variants.begin(), variants.end(), NeedsReference)) {
       POINTSMAN_CHECK_OK(MakeReference());

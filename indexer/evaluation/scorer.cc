@@ -79,6 +79,15 @@ std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const S
   return result;
 }
 
+std::vector<SequenceNll> SumBySequence(std::span<const Sequence> sequences, std::span<const SequenceScore> scores) {
+  std::vector<SequenceNll> sums;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    sums.push_back({std::accumulate(scores[i].nll.begin(), scores[i].nll.end(), 0.0),
+                    std::accumulate(sequences[i].mask.begin(), sequences[i].mask.end(), uint64_t{0})});
+  }
+  return sums;
+}
+
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores) {
   TouchCounts counts;
   std::map<uint32_t, bool> identical;
@@ -101,13 +110,16 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   VariantRun run;
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
-  run.test = SumByDocument(test, ScoreSequences(model, test.sequences, hooks, score_options));
+  const auto test_scores = ScoreSequences(model, test.sequences, hooks, score_options);
+  run.test = SumByDocument(test, test_scores);
+  run.test_sequences = SumBySequence(test.sequences, test_scores);
   const double seconds = SecondsSince(started);
   const uint64_t tokens = CountTargets(test.sequences);
   if (tokens > 0) run.seconds_per_token = seconds / static_cast<double>(tokens);
   if (!unrelated.sequences.empty()) {
     const auto scores = ScoreSequences(model, unrelated.sequences, hooks, score_options);
     run.unrelated = SumByDocument(unrelated, scores);
+    run.unrelated_sequences = SumBySequence(unrelated.sequences, scores);
     run.touched = CountTouches(unrelated, scores);
   }
   if (errors) POINTSMAN_CHECK_OK(errors->first());

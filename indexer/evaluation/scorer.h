@@ -42,6 +42,7 @@ HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_
 
 // Per-document sums, in the documents' order; documents without a sequence are absent.
 std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores);
+std::vector<SequenceNll> SumBySequence(std::span<const Sequence> sequences, std::span<const SequenceScore> scores);
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores);
 
 struct ScorerOptions {

@@ -24,6 +24,12 @@ struct TouchCounts {
   uint64_t identical_documents = 0;  // every logit bit-identical to the frozen model's
 };
 
+// One scored window.
+struct SequenceNll {
+  double nll_sum = 0;
+  uint64_t tokens = 0;
+};
+
 struct VariantRun {
   std::string name;  // "frozen", "memory", "knn", ... (design.md 8)
   // The run that this one's gain is measured from. One scored on other tokens (rewiring: second halves, oracle: a
@@ -31,6 +37,8 @@ struct VariantRun {
   std::string baseline = "frozen";
   std::vector<DocumentNll> test;       // scored documents of the test split
   std::vector<DocumentNll> unrelated;  // scored documents of unrelated text; empty = not measured
+  // The scored windows of both, in the baseline's order; may be empty.
+  std::vector<SequenceNll> test_sequences, unrelated_sequences;
   std::optional<TouchCounts> touched;
   std::optional<double> build_s;
   std::optional<double> seconds_per_token;

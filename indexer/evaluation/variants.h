@@ -32,6 +32,7 @@ struct VariantInputs {
   std::map<std::string, double> ready_build_s;
   ReroutingOptions rerouting;
   bool rewire_recompute = false;
+  uint32_t rewire_interval = 128;
   uint64_t seed = 0;
   int threads = 1;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
@@ -65,12 +66,7 @@ class VariantMaker {
   }
 
   VariantInputs in_;
-  // Says how far single sequences fell behind frozen; 0 = test, 1 = unrelated text.
-  void NoteWorst(const std::string& name, int text, std::span<const Sequence> halves,
-                 std::span<const SequenceScore> scores);
-
   std::map<std::string, TrainedLinear> linear_;
-  std::vector<SequenceScore> frozen_halves_[2];
   std::optional<Candidate> knn_;          // shared by knn and knn+gate
   std::optional<VariantRun> memory_run_;  // shared by memory and its kind
 };

@@ -37,6 +37,7 @@ Result<Output> RunEval(const Settings& settings) {
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
   POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
+  options.rewire_interval = static_cast<uint32_t>(settings.Integer("rewire-interval"));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));
   if (options.memory.empty() && options.data.corpus.empty()) {
