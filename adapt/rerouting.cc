@@ -1,7 +1,6 @@
 #include "adapt/rerouting.h"
 
 #include <ATen/ATen.h>
-#include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
@@ -9,8 +8,6 @@
 #include <utility>
 
 #include "adapt/adam.h"
-#include "adapt/objective.h"
-#include "models/router_hook.h"
 
 namespace pointsman {
 namespace {
@@ -49,7 +46,31 @@ class StatisticsHook : public RoutingHook {
   ContextStatistics* result_;
 };
 
-// How far a step of each (context, layer) goes: 1, 0, or between when soft. [B, L].
+// One pass over the contexts with the memory alone. Logits are not needed.
+Status Observe(const MoeModel& model, const Batch& contexts, RoutingHook& memory, const std::vector<uint32_t>& slots,
+               ContextStatistics* result) {
+  const at::NoGradGuard no_grad;
+  StatisticsHook hook(memory, model.config(), contexts, result);
+  model.Forward(contexts.ids, {.hook = &hook, .slots = slots, .last_only = true});
+  return hook.status();
+}
+
+// Adds the vectors as rows of their own, so that each token's gradient can be told apart.
+class RowHook : public RoutingHook {
+ public:
+  RowHook(RoutingHook& inner, const VectorBatch& rows) : inner_(inner), rows_(rows) {}
+  void BeginStep(const StepInfo& step) override { inner_.BeginStep(step); }
+  at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
+    const at::Tensor routed = inner_.Route(layer, hidden, logits);
+    return rows_[layer].defined() ? routed + rows_[layer] : routed;
+  }
+  Status status() const override { return inner_.status(); }
+
+ private:
+  RoutingHook& inner_;
+  const VectorBatch& rows_;  // [layer] = [B * T, E] or undefined
+};
+
 at::Tensor StepScales(const std::vector<at::Tensor>& confidence, const ReroutingOptions& options, int64_t batch,
                       int64_t layers) {
   at::Tensor scales = at::ones({batch, layers}, at::kFloat);
@@ -67,213 +88,166 @@ at::Tensor StepScales(const std::vector<at::Tensor>& confidence, const Rerouting
 }
 
 // [B] mean nats per counted target.
-at::Tensor MeanLosses(const at::Tensor& losses, const at::Tensor& weights) {
-  return losses.sum(1) / weights.sum(1).clamp_min(1);
+at::Tensor MeanLosses(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights) {
+  const at::Tensor flat =
+      at::cross_entropy_loss(logits.view({-1, logits.size(-1)}), targets.view({-1}), {}, at::Reduction::None);
+  return (flat.view(weights.sizes()) * weights).sum(1) / weights.sum(1).clamp_min(1);
 }
 
-Batch WithWeights(const Batch& batch, const at::Tensor& weights) {
-  Batch result = batch;
-  result.weights = weights;
+}  // namespace
+
+struct Rerouter::Gradients {
+  at::Tensor losses;             // [B]
+  std::vector<at::Tensor> rows;  // by adapted layer: [B, T, E]
+};
+
+at::Tensor Rerouter::CutLogits(const VectorBatch& vectors) const {
+  return cut_.logits + RowsOf(vectors[cut_.layer], cut_.logits.size(0));
+}
+
+MoeModel::ForwardOptions Rerouter::Forward(RoutingHook* hook) const { return {.hook = hook, .slots = slots_}; }
+
+void Rerouter::Begin(const Batch& contexts, const VectorBatch& start, const std::vector<at::Tensor>& confidence) {
+  const int64_t layers = model_.config().num_layers, batch = contexts.ids.size(0);
+  contexts_ = contexts;
+  scales_ = StepScales(confidence, options_, batch, layers);
+  adapted_.clear();
+  start_.clear();
+  below_.assign(layers, at::Tensor());
+  for (int64_t layer = 0; layer < layers; ++layer) {
+    if (scales_.select(1, layer).max().item<float>() > 0) adapted_.push_back(layer);
+    const bool given = layer < static_cast<int64_t>(start.size()) && start[layer].defined();
+    start_.push_back(given ? start[layer].detach().clone() : at::zeros({batch, model_.config().num_experts}));
+    if (adapted_.empty() && given) below_[layer] = start_[layer];
+  }
+}
+
+Result<Rerouted> Rerouter::Learn(const Batch& contexts, const VectorBatch& start, KvCache* cache) {
+  const at::NoGradGuard no_grad;
+  ContextStatistics statistics;
+  if (options_.layers == ReroutedLayers::kMostConfident || options_.layers == ReroutedLayers::kLeastConfident) {
+    POINTSMAN_CHECK_OK(Observe(model_, contexts, memory_, slots_, &statistics));
+  }
+  Begin(contexts, start, statistics.confidence);
+  cache_ = cache;
+  VectorHook hook(&memory_, below_);
+  MoeModel::ForwardOptions forward = Forward(&hook);
+  forward.cache = cache;
+  cut_ = model_.ForwardTo(static_cast<int>(adapted_.front()), contexts.ids, forward);
+  POINTSMAN_CHECK_OK(hook.status());
+  return options_.guard ? FitGuarded() : Fit(contexts.weights);
+}
+
+Result<at::Tensor> Rerouter::Prefill(const VectorBatch& vectors) {
+  const at::NoGradGuard no_grad;
+  VectorHook hook(&memory_, vectors);
+  MoeModel::ForwardOptions forward = Forward(&hook);
+  forward.cache = cache_;
+  forward.last_only = true;
+  const at::Tensor logits = model_.ForwardFrom(cut_, CutLogits(vectors), forward);
+  POINTSMAN_CHECK_OK(hook.status());
+  return logits;
+}
+
+Result<Rerouter::Gradients> Rerouter::Differentiate(const VectorBatch& vectors, const at::Tensor& weights) {
+  const int64_t batch = contexts_.ids.size(0), length = contexts_.ids.size(1), count = batch * length;
+  VectorBatch rows(vectors.size());
+  std::vector<at::Tensor> leaves;
+  for (const int64_t layer : adapted_) {
+    leaves.push_back(rows[layer] = RowsOf(vectors[layer], count).set_requires_grad(true));
+  }
+  for (size_t layer = adapted_.front() + 1; layer < rows.size(); ++layer) {
+    // A layer that only some contexts adapt, or that keeps its start.
+    if (!rows[layer].defined()) rows[layer] = RowsOf(vectors[layer], count);
+  }
+  RowHook hook(memory_, rows);
+  const at::AutoGradMode with_grad(true);
+  const at::Tensor logits = model_.ForwardFrom(cut_, cut_.logits + rows[cut_.layer], Forward(&hook));
+  POINTSMAN_CHECK_OK(hook.status());
+  const at::Tensor losses = MeanLosses(logits, contexts_.targets, weights);
+  Gradients result{losses.detach(), {}};
+  for (const at::Tensor& gradient : torch::autograd::grad({losses.sum()}, leaves)) {
+    result.rows.push_back(gradient.view({batch, length, -1}));
+  }
   return result;
 }
 
-class Fit {
- public:
-  Fit(const MoeModel& model, const MemoryBinding& memory, const VectorBatch& start, const ReroutingOptions& options,
-      at::Tensor scales)
-      : model_(model), memory_(memory), start_(start), options_(options), scales_(std::move(scales)) {}
-
-  Result<Rerouted> Run(const Batch& batch) const {
-    const int64_t layers = model_.config().num_layers, sequences = batch.ids.size(0);
-    Rerouted result;
-    result.vectors = Start(sequences);
-    std::vector<at::Tensor> leaves;
-    std::vector<Parameter> parameters;
-    std::vector<int64_t> adapted;
-    for (int64_t layer = 0; layer < layers; ++layer) {
-      if (scales_.select(1, layer).abs().max().item<float>() == 0) continue;
-      adapted.push_back(layer);
-      leaves.push_back(result.vectors[layer].set_requires_grad(true));
-      parameters.push_back({"rerouting", leaves.back(), options_.rate});
-    }
-    Adam adam(parameters);
-    at::Tensor done = at::zeros({sequences, 1}, at::kFloat), last;
-    std::vector<at::Tensor> previous(leaves.size());
-    for (int step = 0; step < options_.steps; ++step) {
-      ConstantMemory memory(memory_, sequences);
-      VectorHook hook(&memory, result.vectors);
-      at::Tensor losses;
-      std::vector<at::Tensor> gradients;
-      {
-        c10::AutoGradMode with_grad(true);
-        losses = MeanLosses(TokenLosses(model_, batch, &hook, memory.slots()), batch.weights);
-        POINTSMAN_CHECK_OK(hook.status());
-        gradients = torch::autograd::grad({losses.sum()}, leaves, {}, std::nullopt, false, true);
+Result<Rerouted> Rerouter::Fit(const at::Tensor& weights) {
+  const int64_t batch = contexts_.ids.size(0);
+  Rerouted result;
+  result.kept.assign(batch, 1);
+  std::vector<Parameter> parameters;
+  for (const at::Tensor& layer : start_) result.vectors.push_back(layer.clone());
+  for (const int64_t layer : adapted_) parameters.push_back({"rerouting", result.vectors[layer], options_.rate});
+  Adam adam(parameters);
+  at::Tensor done = at::zeros({batch, 1}), last;
+  VectorBatch previous(adapted_.size());
+  for (int step = 0; step < options_.steps; ++step) {
+    POINTSMAN_TRY(const Gradients gradients, Differentiate(result.vectors, weights));
+    const at::Tensor now = gradients.losses.unsqueeze(1);
+    if (step == 0) result.before.assign(now.const_data_ptr<float>(), now.const_data_ptr<float>() + batch);
+    if (step > 0 && options_.stop_early) {
+      const at::Tensor back = (now > last).to(at::kFloat) * (1 - done);
+      for (size_t i = 0; i < adapted_.size(); ++i) {
+        at::Tensor& vectors = result.vectors[adapted_[i]];
+        vectors.copy_(at::where(back > 0, previous[i], vectors));
       }
-      c10::AutoGradMode no_grad(false);
-      const at::Tensor now = losses.detach().unsqueeze(1);
-      if (step == 0) CopyTo(now, &result.before);
-      if (step > 0 && options_.stop_when_worse) {
-        const at::Tensor back = (now > last).to(at::kFloat) * (1 - done);
-        for (size_t i = 0; i < leaves.size(); ++i) {
-          leaves[i].copy_(at::where(back > 0, previous[i], leaves[i]));
-        }
-        done = done + back;
-        if (done.min().item<float>() > 0) break;
-      }
-      last = now;
-      ++result.steps;
-      for (size_t i = 0; i < leaves.size(); ++i) previous[i] = leaves[i].detach().clone();
-      adam.Step(gradients, 1.0);
-      for (size_t i = 0; i < leaves.size(); ++i) {
-        const at::Tensor scale = scales_.select(1, adapted[i]).unsqueeze(1) * (1 - done);
-        leaves[i].copy_(previous[i] + scale * (leaves[i] - previous[i]));
-      }
+      done = at::maximum(done, (now > last - options_.stop_below).to(at::kFloat));
+      if (done.min().item<float>() > 0) break;
     }
-    for (at::Tensor& leaf : leaves) leaf.set_requires_grad(false);
-    result.kept.assign(sequences, 1);
-    return result;
-  }
-
-  // [B] mean nats per counted target with `vectors`.
-  Result<at::Tensor> Score(const Batch& batch, const VectorBatch& vectors) const {
-    c10::AutoGradMode no_grad(false);
-    ConstantMemory memory(memory_, batch.ids.size(0));
-    VectorHook hook(&memory, vectors);
-    const at::Tensor losses = MeanLosses(TokenLosses(model_, batch, &hook, memory.slots()), batch.weights);
-    POINTSMAN_CHECK_OK(hook.status());
-    return losses;
-  }
-
-  // A copy of the start vectors, zeros where there are none.
-  VectorBatch Start(int64_t sequences) const {
-    VectorBatch vectors;
-    for (int64_t layer = 0; layer < model_.config().num_layers; ++layer) {
-      const bool given = layer < static_cast<int64_t>(start_.size()) && start_[layer].defined();
-      vectors.push_back(given ? start_[layer].detach().clone()
-                              : at::zeros({sequences, model_.config().num_experts}, at::kFloat));
+    last = now;
+    ++result.steps;
+    VectorBatch sums;
+    for (size_t i = 0; i < adapted_.size(); ++i) {
+      previous[i] = result.vectors[adapted_[i]].clone();
+      sums.push_back(gradients.rows[i].sum(1));
     }
-    return vectors;
+    if (options_.rule == ReroutingRule::kAdam) adam.Step(sums, 1.0);
+    for (size_t i = 0; i < adapted_.size(); ++i) {
+      at::Tensor& vectors = result.vectors[adapted_[i]];
+      if (options_.rule == ReroutingRule::kEvidence) {
+        vectors -= options_.rate * sums[i] / (gradients.rows[i].square().sum(1).sqrt() + 1e-20);
+      }
+      const at::Tensor scale = scales_.select(1, adapted_[i]).unsqueeze(1) * (1 - done);
+      vectors.copy_(previous[i] + scale * (vectors - previous[i]));
+    }
   }
+  return result;
+}
 
- private:
-  static void CopyTo(const at::Tensor& column, std::vector<double>* to) {
-    for (int64_t b = 0; b < column.size(0); ++b) to->push_back(column[b][0].item<double>());
-  }
+Result<at::Tensor> Rerouter::Score(const VectorBatch& vectors, const at::Tensor& weights) {
+  VectorHook hook(&memory_, vectors);
+  const at::Tensor logits = model_.ForwardFrom(cut_, CutLogits(vectors), Forward(&hook));
+  POINTSMAN_CHECK_OK(hook.status());
+  return MeanLosses(logits, contexts_.targets, weights);
+}
 
-  const MoeModel& model_;
-  const MemoryBinding& memory_;
-  const VectorBatch& start_;
-  const ReroutingOptions& options_;
-  at::Tensor scales_;
-};
-
-Result<Rerouted> Guarded(const Fit& fit, const Batch& contexts, const ReroutingOptions& options) {
-  const at::Tensor counted = contexts.weights.cumsum(1);
-  const at::Tensor head = contexts.weights * (counted <= 0.75 * contexts.weights.sum(1, /*keepdim=*/true));
-  const Batch tail = WithWeights(contexts, contexts.weights - head);
-  POINTSMAN_TRY(const Rerouted tried, fit.Run(WithWeights(contexts, head)));
-  const VectorBatch start = fit.Start(contexts.ids.size(0));
-  POINTSMAN_TRY(const at::Tensor before, fit.Score(tail, start));
-  POINTSMAN_TRY(const at::Tensor after, fit.Score(tail, tried.vectors));
-  POINTSMAN_TRY(Rerouted result, fit.Run(contexts));
-  const at::Tensor keep = (after < before - options.guard_margin).unsqueeze(1);  // false for NaN
-  for (size_t layer = 0; layer < start.size(); ++layer) {
-    result.vectors[layer] = at::where(keep, result.vectors[layer], start[layer]);
+Result<Rerouted> Rerouter::FitGuarded() {
+  const at::Tensor& weights = contexts_.weights;
+  const at::Tensor head = weights * (weights.cumsum(1) <= 0.75 * weights.sum(1, /*keepdim=*/true));
+  POINTSMAN_TRY(const Rerouted tried, Fit(head));
+  POINTSMAN_TRY(const at::Tensor before, Score(start_, weights - head));
+  POINTSMAN_TRY(const at::Tensor after, Score(tried.vectors, weights - head));
+  POINTSMAN_TRY(Rerouted result, Fit(weights));
+  const at::Tensor keep = (after < before - options_.guard_margin).unsqueeze(1);  // false for NaN
+  for (size_t layer = 0; layer < start_.size(); ++layer) {
+    result.vectors[layer] = at::where(keep, result.vectors[layer], start_[layer]);
   }
   for (int64_t b = 0; b < keep.size(0); ++b) result.kept[b] = keep[b][0].item<bool>();
   return result;
 }
 
-// One pass over the contexts with the memory alone.
-Status Observe(const MoeModel& model, const Batch& contexts, const MemoryBinding& memory, ContextStatistics* result) {
-  c10::AutoGradMode no_grad(false);
-  ConstantMemory constant(memory, contexts.ids.size(0));
-  StatisticsHook hook(constant, model.config(), contexts, result);
-  MoeModel::ForwardOptions forward;
-  forward.hook = &hook;
-  forward.slots = constant.slots();
-  model.Forward(contexts.ids, forward);
-  return hook.status();
-}
-
-}  // namespace
-
 Result<Rerouted> Reroute(const MoeModel& model, const Batch& contexts, const MemoryBinding& memory,
                          const VectorBatch& start, const ReroutingOptions& options) {
-  ContextStatistics statistics;
-  if (options.layers == ReroutedLayers::kMostConfident || options.layers == ReroutedLayers::kLeastConfident) {
-    POINTSMAN_CHECK_OK(Observe(model, contexts, memory, &statistics));
-  }
-  const Fit fit(model, memory, start, options,
-                StepScales(statistics.confidence, options, contexts.ids.size(0), model.config().num_layers));
-  return options.guard ? Guarded(fit, contexts, options) : fit.Run(contexts);
+  ConstantMemory constant(memory, contexts.ids.size(0));
+  return Rerouter(model, &constant, constant.slots(), options).Learn(contexts, start);
 }
 
 Result<VectorBatch> MeanRetrieved(const MoeModel& model, const Batch& contexts, const MemoryBinding& memory) {
+  ConstantMemory constant(memory, contexts.ids.size(0));
   ContextStatistics statistics;
-  POINTSMAN_CHECK_OK(Observe(model, contexts, memory, &statistics));
+  POINTSMAN_CHECK_OK(Observe(model, contexts, constant, constant.slots(), &statistics));
   return std::move(statistics.change);
-}
-
-SessionVectors SessionOf(const VectorBatch& vectors, int64_t row) {
-  SessionVectors session;
-  for (const at::Tensor& layer : vectors) {
-    session.by_layer.emplace_back();
-    if (!layer.defined()) continue;
-    const at::Tensor values = layer.select(0, row).contiguous();
-    session.by_layer.back().assign(values.const_data_ptr<float>(), values.const_data_ptr<float>() + values.numel());
-  }
-  return session;
-}
-
-void VectorHook::BeginStep(const StepInfo& step) {
-  batch_ = step.batch;
-  length_ = step.length;
-  if (!from_.empty()) {
-    applies_ = at::ones({batch_ * length_, 1}, at::kFloat);
-    for (int64_t row = 0; row < batch_ * length_; ++row) {
-      if (step.positions[row] < from_[row / length_]) applies_.data_ptr<float>()[row] = 0;
-    }
-  }
-  if (inner_) inner_->BeginStep(step);
-}
-
-at::Tensor VectorHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
-  const at::Tensor routed = inner_ ? inner_->Route(layer, hidden, logits) : logits;
-  if (layer >= static_cast<int>(vectors_.size()) || !vectors_[layer].defined()) return routed;
-  const int64_t experts = logits.size(1);
-  const at::Tensor rows =
-      vectors_[layer].unsqueeze(1).expand({batch_, length_, experts}).reshape({batch_ * length_, experts});
-  return routed + (applies_.defined() ? rows * applies_ : rows);
-}
-
-ConstantMemory::ConstantMemory(const MemoryBinding& memory, int64_t sequences)
-    : hook_(router_), votes_(memory.tables && memory.tables->output.enabled) {
-  for (int64_t i = 0; i < sequences && memory.tables; ++i) {
-    Binding binding;
-    binding.tables = memory.tables;
-    binding.strength = memory.strength;
-    slots_.push_back(router_.AddSlot(std::move(binding)));
-  }
-}
-
-void ConstantMemory::BeginStep(const StepInfo& step) {
-  if (!slots_.empty()) hook_.BeginStep(step);
-}
-
-at::Tensor ConstantMemory::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
-  if (slots_.empty()) return logits;
-  const at::Tensor frozen = logits.detach();
-  const at::Tensor routed = hook_.Route(layer, hidden.detach(), frozen.clone());
-  return logits + (routed - frozen);
-}
-
-at::Tensor ConstantMemory::Output(const at::Tensor& hidden, const at::Tensor& logits) {
-  if (slots_.empty() || !votes_) return logits;
-  const at::Tensor frozen = logits.detach();
-  const at::Tensor voted = hook_.Output(hidden.detach(), frozen.clone());
-  return logits + (voted - frozen);
 }
 
 }  // namespace pointsman

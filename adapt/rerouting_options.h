@@ -9,9 +9,18 @@ namespace pointsman {
 // of low probability. (The paper's formula has the other sign of its text.)
 enum class ReroutedLayers : uint8_t { kAll, kLast, kMostConfident, kLeastConfident };
 
+// How the context's gradient becomes a step.
+enum class ReroutingRule : uint8_t {
+  kAdam,      // the paper leaves its optimizer open; Adam moves every expert by about the rate, evidence or not
+  kEvidence,  // by rate * t, t = sum of the tokens' gradients / root of the sum of their squares: an expert on which
+              // the tokens disagree hardly moves
+};
+
+// The defaults are docs/decisions/007's; the paper's are 5 steps of 0.05 (its optimizer is not known).
 struct ReroutingOptions {
-  int steps = 5;       // n
-  double rate = 0.05;  // Adam's
+  ReroutingRule rule = ReroutingRule::kEvidence;
+  int steps = 1;       // n
+  double rate = 0.06;  // lr
   ReroutedLayers layers = ReroutedLayers::kAll;
   int layer_count = 0;  // of the three others; 0 = half of the layers
   bool soft = false;    // all layers, each with a step scaled by its (least or most) confidence, the chosen end at 1
@@ -19,7 +28,9 @@ struct ReroutingOptions {
   // (nats per token), learn from all of it, else keep the start.
   bool guard = false;
   double guard_margin = 0;
-  bool stop_when_worse = false;  // a context stops, one step back, when its loss rises
+  // A context stops once a step lowers its loss by less than this (nats per token); one that raised it is taken back.
+  bool stop_early = false;
+  double stop_below = 0;
 };
 
 }  // namespace pointsman

@@ -2,10 +2,12 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "adapt/adam.h"
 #include "adapt/objective.h"
 #include "adapt/testing/tiny_text.h"
 
@@ -57,7 +59,7 @@ class ContextsOfATinyModel : public ::testing::Test {
 };
 
 TEST_F(ContextsOfATinyModel, StepsLowerTheLossOfEachContext) {
-  const Rerouted rerouted = Adapted(contexts_, {.steps = 10});
+  const Rerouted rerouted = Adapted(contexts_, {.rule = ReroutingRule::kAdam, .steps = 10, .rate = 0.05});
   const std::vector<double> frozen = Losses(contexts_, {}), after = Losses(contexts_, rerouted.vectors);
   for (size_t i = 0; i < contexts_.size(); ++i) {
     EXPECT_NEAR(rerouted.before[i], frozen[i], 1e-5);
@@ -82,7 +84,7 @@ TEST_F(ContextsOfATinyModel, TheFirstStepFollowsTheGradient) {
   model_ = testing::LoadTinyModel(shape);
   ASSERT_NE(model_, nullptr);
   // Adam's first step is rate * sign(gradient): check the sign by a finite difference of the loss.
-  const Rerouted rerouted = Adapted({contexts_[0]}, {.steps = 1, .rate = 0.05});
+  const Rerouted rerouted = Adapted({contexts_[0]}, {.rule = ReroutingRule::kAdam, .steps = 1, .rate = 0.05});
   VectorBatch probe;
   for (const at::Tensor& layer : rerouted.vectors) probe.push_back(at::zeros_like(layer));
   int checked = 0;
@@ -150,7 +152,7 @@ TEST_F(ContextsOfATinyModel, VectorsStartWhereTheyAreToldTo) {
 
 TEST_F(ContextsOfATinyModel, TheGuardDecidesOnTheLastQuarter) {
   const std::vector<Sequence> contexts = testing::PredictableText(12, 40, /*seed=*/6);
-  const ReroutingOptions options{.steps = 10, .rate = 1.0};
+  const ReroutingOptions options{.rule = ReroutingRule::kAdam, .steps = 10, .rate = 1.0};
   // The same by hand: learn from the first 30 tokens, look at the last 10.
   std::vector<Sequence> heads = contexts, tails = contexts;
   for (Sequence& s : heads) std::fill(s.mask.begin() + 30, s.mask.end(), uint8_t{0});
@@ -178,13 +180,13 @@ TEST_F(ContextsOfATinyModel, TheGuardDecidesOnTheLastQuarter) {
 TEST_F(ContextsOfATinyModel, AContextThatGetsWorseStopsOneStepBack) {
   constexpr int kSteps = 8;
   const std::vector<Sequence> contexts = testing::PredictableText(6, 40, /*seed=*/7);
-  ReroutingOptions options{.steps = 0, .rate = 2.0};
+  ReroutingOptions options{.rule = ReroutingRule::kAdam, .steps = 0, .rate = 2.0};
   std::vector<std::vector<double>> losses;  // [steps][context]
   for (; options.steps <= kSteps; ++options.steps) {
     losses.push_back(Losses(contexts, Adapted(contexts, options).vectors));
   }
   options.steps = kSteps;
-  options.stop_when_worse = true;
+  options.stop_early = true;
   const std::vector<double> stopped = Losses(contexts, Adapted(contexts, options).vectors);
   int stops = 0;
   for (size_t b = 0; b < contexts.size(); ++b) {
@@ -194,6 +196,139 @@ TEST_F(ContextsOfATinyModel, AContextThatGetsWorseStopsOneStepBack) {
     stops += best < kSteps;
   }
   EXPECT_GT(stops, 0) << "the rate is meant to be too large for some";
+}
+
+TEST_F(ContextsOfATinyModel, AStepThatHelpsTooLittleIsTheLast) {
+  const std::vector<Sequence> contexts = testing::PredictableText(6, 40, /*seed=*/7);
+  ReroutingOptions options{.rule = ReroutingRule::kAdam, .steps = 12, .rate = 0.02};
+  std::vector<std::vector<double>> losses;  // [steps][context]
+  for (options.steps = 0; options.steps <= 12; ++options.steps) {
+    losses.push_back(Losses(contexts, Adapted(contexts, options).vectors));
+  }
+  options.steps = 12;
+  options.stop_early = true;
+  options.stop_below = (losses[0][0] - losses[1][0]) * 0.8;
+  const std::vector<double> stopped = Losses(contexts, Adapted(contexts, options).vectors);
+  int early = 0;
+  for (size_t b = 0; b < contexts.size(); ++b) {
+    // It is known to have helped too little only when the next step looks at the loss.
+    int taken = 1;
+    while (taken < 12 && losses[taken - 1][b] - losses[taken][b] > options.stop_below) ++taken;
+    if (losses[taken][b] > losses[taken - 1][b]) --taken;
+    EXPECT_NEAR(stopped[b], losses[taken][b], 1e-4) << "context " << b << " after " << taken << " steps";
+    early += taken < 12;
+  }
+  EXPECT_GT(early, 0);
+}
+
+// Each token's own gradient of the context's mean loss, by a whole forward pass: [layer] = [T, E].
+std::vector<at::Tensor> TokenGradients(const MoeModel& model, const Batch& batch) {
+  VectorBatch rows;
+  for (int64_t layer = 0; layer < model.config().num_layers; ++layer) {
+    rows.push_back(at::zeros({batch.ids.size(1), model.config().num_experts}).set_requires_grad(true));
+  }
+  class AddRows : public RoutingHook {
+   public:
+    explicit AddRows(const VectorBatch& rows) : rows_(rows) {}
+    void BeginStep(const StepInfo&) override {}
+    at::Tensor Route(int layer, const at::Tensor&, const at::Tensor& logits) override { return logits + rows_[layer]; }
+    const VectorBatch& rows_;
+  } hook(rows);
+  return torch::autograd::grad({TokenLosses(model, batch, &hook).sum() / batch.weights.sum()}, rows);
+}
+
+TEST_F(ContextsOfATinyModel, AnEvidenceStepDividesByHowMuchTokensDisagree) {
+  const Rerouted rerouted = Adapted({contexts_[1]}, {.rule = ReroutingRule::kEvidence, .steps = 1, .rate = 0.1});
+  const std::vector<at::Tensor> gradients = TokenGradients(*model_, BatchOf({contexts_[1]}));
+  for (size_t layer = 0; layer < gradients.size(); ++layer) {
+    const at::Tensor t = gradients[layer].sum(0) / (gradients[layer].square().sum(0).sqrt() + 1e-20);
+    EXPECT_TRUE(at::allclose(rerouted.vectors[layer][0], -0.1 * t, 1e-3, 1e-4)) << "layer " << layer;
+    EXPECT_GT(t.abs().max().item<float>(), 0.5);
+  }
+}
+
+TEST_F(ContextsOfATinyModel, StepsFromTheLowestAdaptedLayerAreThoseOfWholePasses) {
+  // Two Adam steps on the last two layers, beside the memory, against whole passes with gradients everywhere.
+  const ReroutingOptions options{
+      .rule = ReroutingRule::kAdam, .steps = 2, .rate = 0.1, .layers = ReroutedLayers::kLast, .layer_count = 2};
+  const Rerouted rerouted = Adapted(contexts_, options, memory_);
+  const Batch batch = BatchOf(contexts_);
+  VectorBatch vectors;
+  std::vector<Parameter> parameters;
+  for (int64_t layer = 0; layer < 3; ++layer) {
+    vectors.push_back(at::zeros({3, model_->config().num_experts}).set_requires_grad(true));
+    if (layer > 0) parameters.push_back({"", vectors.back(), 0.1});
+  }
+  Adam adam(parameters);
+  for (int step = 0; step < 2; ++step) {
+    ConstantMemory constant(memory_, 3);
+    VectorHook hook(&constant, vectors);
+    const at::Tensor losses = TokenLosses(*model_, batch, &hook, constant.slots());
+    const auto gradients = torch::autograd::grad({losses.sum(1).div(batch.weights.sum(1)).sum()}, vectors);
+    adam.Step(std::span(gradients).subspan(1), 1.0);
+  }
+  for (int64_t layer = 0; layer < 3; ++layer) {
+    EXPECT_TRUE(at::allclose(rerouted.vectors[layer], vectors[layer], 1e-3, 1e-4)) << "layer " << layer;
+  }
+}
+
+TEST_F(ContextsOfATinyModel, AStartBelowTheAdaptedLayersActsAndStays) {
+  const VectorBatch start(
+      3, at::full({3, model_->config().num_experts}, 0.0).index_fill(1, at::tensor({0, 3}, at::kLong), 1.5));
+  const Rerouted rerouted =
+      Adapted(contexts_, {.steps = 1, .layers = ReroutedLayers::kLast, .layer_count = 1}, {}, start);
+  EXPECT_TRUE(at::equal(rerouted.vectors[0], start[0]));
+  EXPECT_TRUE(at::equal(rerouted.vectors[1], start[1]));
+  EXPECT_FALSE(at::equal(rerouted.vectors[2], start[2]));
+  const std::vector<double> expected = Losses(contexts_, start);
+  for (int b = 0; b < 3; ++b) EXPECT_NEAR(rerouted.before[b], expected[b], 1e-5);
+}
+
+TEST_F(ContextsOfATinyModel, PrefillLeavesTheCacheOfThePassWithTheVectors) {
+  const at::NoGradGuard no_grad;
+  const Batch batch = BatchOf(contexts_);
+  ConstantMemory constant(memory_, 3);
+  Rerouter rerouter(*model_, &constant, constant.slots(),
+                    {.rate = 0.5, .layers = ReroutedLayers::kLast, .layer_count = 2});
+  KvCache cache = model_->NewCache(3);
+  const auto learned = rerouter.Learn(batch, {}, &cache);
+  ASSERT_TRUE(learned.ok());
+  const auto logits = rerouter.Prefill(learned.value().vectors);
+  ASSERT_TRUE(logits.ok());
+  EXPECT_EQ(cache.length, 40);
+
+  ConstantMemory fresh(memory_, 3);
+  VectorHook hook(&fresh, learned.value().vectors);
+  KvCache expected = model_->NewCache(3);
+  const at::Tensor whole =
+      model_->Forward(batch.ids, {.hook = &hook, .slots = fresh.slots(), .cache = &expected, .last_only = true});
+  EXPECT_TRUE(at::allclose(logits.value(), whole, 1e-4, 1e-5));
+  for (int layer = 0; layer < 3; ++layer) {
+    EXPECT_TRUE(at::allclose(cache.keys[layer].narrow(2, 0, 40), expected.keys[layer].narrow(2, 0, 40), 1e-4, 1e-5));
+    EXPECT_TRUE(
+        at::allclose(cache.values[layer].narrow(2, 0, 40), expected.values[layer].narrow(2, 0, 40), 1e-4, 1e-5));
+  }
+  EXPECT_FALSE(at::allclose(whole, model_->Forward(batch.ids, {.last_only = true}), 1e-2, 1e-2));
+}
+
+TEST_F(ContextsOfATinyModel, SessionsOfOneBatchRouteAsEachAlone) {
+  const at::NoGradGuard no_grad;
+  const Rerouted rerouted = Adapted(contexts_, {.steps = 8, .rate = 0.3});
+  Router router;
+  std::vector<uint32_t> slots;
+  for (int64_t b = 0; b < 3; ++b) {
+    slots.push_back(router.AddSlot({.tables = b == 1 ? memory_.tables : nullptr,
+                                    .session = std::make_shared<const SessionVectors>(SessionOf(rerouted.vectors, b)),
+                                    .strength = 1.0f,
+                                    .shadow = false}));
+  }
+  RouterHook hook(router);
+  const at::Tensor together = model_->Forward(BatchOf(contexts_).ids, {.hook = &hook, .slots = slots});
+  ASSERT_TRUE(hook.status().ok());
+  for (int64_t b = 0; b < 3; ++b) {
+    const at::Tensor alone = model_->Forward(BatchOf({contexts_[b]}).ids, {.hook = &hook, .slots = {slots[b]}});
+    EXPECT_TRUE(at::allclose(together.narrow(0, b, 1), alone, 1e-4, 1e-5)) << b;
+  }
 }
 
 TEST_F(ContextsOfATinyModel, OnlyChosenLayersMove) {
@@ -208,7 +343,11 @@ TEST_F(ContextsOfATinyModel, OnlyChosenLayersMove) {
       EXPECT_NE(Largest(most.vectors, layer, b) > 0, Largest(least.vectors, layer, b) > 0);
     }
   }
-  const Rerouted soft = Adapted(contexts_, {.steps = 1, .layers = ReroutedLayers::kLeastConfident, .soft = true});
+  const Rerouted soft = Adapted(contexts_, {.rule = ReroutingRule::kAdam,
+                                            .steps = 1,
+                                            .rate = 0.05,
+                                            .layers = ReroutedLayers::kLeastConfident,
+                                            .soft = true});
   double smallest = 1, largest = 0;
   for (int64_t layer = 0; layer < 3; ++layer) {
     smallest = std::min(smallest, Largest(soft.vectors, layer));

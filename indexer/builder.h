@@ -77,6 +77,7 @@ struct EvalOptions {
   double damage_bound = 0.002;
   ReroutingOptions rerouting;           // of the rewiring variants
   bool rewire_recompute = false;        // they recompute earlier keys and values (KV)
+  uint32_t rewire_interval = 128;       // they learn again after so many tokens
   uint32_t generations = 0;             // test documents to continue (evaluation/generations.h); 0: none
   double generation_temperature = 0.8;  // of a second continuation; the first is greedy
   uint32_t seeds = 1;     // trainings of each variant that is trained here; the memory's kind is retrained too

@@ -96,18 +96,15 @@ Result<Generation> Run(const MoeModel& model, std::span<const int32_t> prompt, c
   std::vector<int32_t> next = context;
   while (!stopped && !cancelled && static_cast<int64_t>(result.tokens.size()) < options.max_tokens &&
          cache.length + static_cast<int64_t>(next.size()) <= config.max_positions) {
+    at::Tensor logits;
     if (options.on_context && static_cast<int64_t>(result.tokens.size()) % options.context_interval == 0) {
-      POINTSMAN_TRY(const bool recompute, options.on_context(context));
-      if (recompute && cache.length > 0) {
-        cache = model.NewCache(1);
-        next = context;
-      }
+      POINTSMAN_TRY(logits, options.on_context(context, cache));
     }
-    const at::Tensor logits = model.Forward(AsIds(next), forward);
+    if (!logits.defined()) logits = model.Forward(AsIds(next), forward);
     if (options.hook) POINTSMAN_CHECK_OK(options.hook->status());
     const int32_t token = SampleToken(std::span(logits.const_data_ptr<float>(), config.vocab_size), options.temperature,
                                       options.top_p, random);
-    if (std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end()) {
+    if (!options.ignore_end && std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end()) {
       stopped = true;
       break;
     }

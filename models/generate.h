@@ -17,16 +17,18 @@ namespace pointsman {
 
 struct GenerateOptions {
   int64_t max_tokens = 64;
-  double temperature = 0;  // 0: greedy, ties to the lowest id
-  double top_p = 1;        // (0, 1]: sample from the smallest set of tokens with at least this probability
-  uint64_t seed = 0;       // of the sampling; the same seed gives the same tokens on every machine's same logits
+  double temperature = 0;   // 0: greedy, ties to the lowest id
+  double top_p = 1;         // (0, 1]: sample from the smallest set of tokens with at least this probability
+  uint64_t seed = 0;        // of the sampling; the same seed gives the same tokens on every machine's same logits
+  bool ignore_end = false;  // go on past end tokens: runs of a fixed length, for measurements
   std::vector<std::string> stop = {};  // the text ends before the first of them
   RoutingHook* hook = nullptr;         // borrowed
   uint32_t slot = 0;                   // router slot of this sequence
   // Called with all tokens so far before the prompt is read and after every `context_interval` new tokens: the place
-  // where online rerouting learns. true: keys and values of the whole context are computed anew, with the hook as it
-  // now is; false: what is cached stays.
-  std::function<Result<bool>(std::span<const int32_t> context)> on_context = {};
+  // where online rerouting learns. It may fill `cache`, which holds what was read of the context, with the whole
+  // context and return the logits after it, [1, 1, V]: generation then goes on from there. Undefined: the cache is as
+  // it was.
+  std::function<Result<at::Tensor>(std::span<const int32_t> context, KvCache& cache)> on_context = {};
   int64_t context_interval = 128;
   // Called with every new token and the text that became final with it: whole UTF-8 characters, nothing that may still
   // turn into a stop string. The last call may have no token (-1) and carry what was held back. false ends generation.

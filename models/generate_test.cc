@@ -151,10 +151,11 @@ TEST_F(TinyGenerator, AsksForTheContextBeforeThePromptAndEveryInterval) {
   std::vector<size_t> sizes;
   GenerateOptions options{.max_tokens = 10};
   options.context_interval = 4;
-  options.on_context = [&](std::span<const int32_t> context) -> Result<bool> {
+  options.on_context = [&](std::span<const int32_t> context, KvCache& cache) -> Result<at::Tensor> {
     EXPECT_TRUE(std::equal(prompt_.begin(), prompt_.end(), context.begin()));
     sizes.push_back(context.size());
-    return false;
+    EXPECT_EQ(cache.length, sizes.size() == 1 ? 0 : context.size() - 1);
+    return at::Tensor();
   };
   const Generation kept = Run(options);
   ASSERT_EQ(kept.tokens.size(), 10u);
@@ -162,7 +163,7 @@ TEST_F(TinyGenerator, AsksForTheContextBeforeThePromptAndEveryInterval) {
   EXPECT_EQ(kept.tokens, Run({.max_tokens = 10}).tokens);
 }
 
-TEST_F(TinyGenerator, RecomputesTheContextUnderAChangedSession) {
+TEST_F(TinyGenerator, GoesOnFromTheContextThatTheCallbackFilledIn) {
   // With a session that comes after four tokens: recomputed, the rest is what the whole text gives under the session.
   const at::NoGradGuard no_grad;
   Router router;
@@ -173,10 +174,12 @@ TEST_F(TinyGenerator, RecomputesTheContextUnderAChangedSession) {
   options.hook = &hook;
   options.slot = router.AddSlot({.tables = nullptr, .session = nullptr, .strength = 1.0f, .shadow = false});
   options.context_interval = 4;
-  options.on_context = [&](std::span<const int32_t> context) -> Result<bool> {
-    if (context.size() == prompt_.size()) return false;
+  options.on_context = [&](std::span<const int32_t> context, KvCache& cache) -> Result<at::Tensor> {
+    if (context.size() == prompt_.size()) return at::Tensor();
     router.SetSession(options.slot, session);
-    return true;
+    cache.length = 0;
+    const at::Tensor ids = at::tensor(std::vector<int64_t>(context.begin(), context.end())).view({1, -1});
+    return model_->Forward(ids, {.hook = &hook, .slots = {options.slot}, .cache = &cache, .last_only = true});
   };
   const Generation changed = Run(options);
   const Generation plain = Run({.max_tokens = 8});
@@ -200,7 +203,7 @@ TEST_F(TinyGenerator, RecomputesTheContextUnderAChangedSession) {
 
 TEST_F(TinyGenerator, ReportsTheErrorOfTheContextCallback) {
   GenerateOptions options{.max_tokens = 10};
-  options.on_context = [](std::span<const int32_t>) -> Result<bool> {
+  options.on_context = [](std::span<const int32_t>, KvCache&) -> Result<at::Tensor> {
     return Error{ErrorCode::kInternal, "nothing learned"};
   };
   EXPECT_EQ(RunError(prompt_, options), "nothing learned");

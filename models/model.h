@@ -42,6 +42,22 @@ class MoeModel {
   // of a trainable clone). REQUIRES: position + T <= config().max_positions, ids in 0..V-1.
   virtual at::Tensor Forward(const at::Tensor& ids, const ForwardOptions& options) const = 0;
 
+  // A forward pass cut open behind the router of one MoE layer: nothing in it depends on what is added to the logits of
+  // that layer or a later one, so it may be gone on from many times.
+  struct Cut {
+    int layer = 0;
+    int64_t past = 0;
+    at::Tensor residual;  // [B, T, H]: what the layer's experts are added to
+    at::Tensor hidden;    // [B * T, H]: the router's input
+    at::Tensor logits;    // [B * T, E]: the router's, changed by the hook
+  };
+  // Forward = ForwardTo(0) and ForwardFrom with the cut's own logits; the same bits for any layer. ForwardTo begins the
+  // hook's step and runs it up to `layer`; each ForwardFrom runs it on the layers after, in that step, and a cache then
+  // holds the keys and values of that run. REQUIRES: 0 <= layer < num_layers; ForwardFrom: the cut's batch and cache,
+  // whose length is still the cut's `past` or the end of an earlier run from this cut.
+  virtual Cut ForwardTo(int layer, const at::Tensor& ids, const ForwardOptions& options) const = 0;
+  virtual at::Tensor ForwardFrom(const Cut& cut, const at::Tensor& logits, const ForwardOptions& options) const = 0;
+
   // All weights by their hub name (fused experts), for full fine-tuning and digests.
   virtual std::vector<std::pair<std::string, at::Tensor>> Weights() const = 0;
   virtual at::Tensor RouterWeight(int layer) const = 0;  // [E, H]

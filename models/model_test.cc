@@ -93,6 +93,35 @@ TEST_F(TinyModel, LaterChunksSeeTheEarlierOnes) {
   }
 }
 
+TEST_F(TinyModel, APassCutOpenAtAnyLayerHasTheSameBits) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = RandomIds(2, 20, shape_.vocab);
+  BiasHook hook(shape_.layers, shape_.experts);
+  hook.bias_.copy_(at::randn_like(hook.bias_));
+  const at::Tensor whole = model_->Forward(ids, {.hook = &hook});
+  for (int layer = 0; layer < shape_.layers; ++layer) {
+    const MoeModel::Cut cut = model_->ForwardTo(layer, ids, {.hook = &hook});
+    EXPECT_EQ(cut.layer, layer);
+    const at::Tensor other = model_->ForwardFrom(cut, at::randn_like(cut.logits), {.hook = &hook});
+    EXPECT_GT(LargestDifference(other, whole), 1e-2);
+    EXPECT_TRUE(at::equal(model_->ForwardFrom(cut, cut.logits, {.hook = &hook}), whole)) << "after another run from it";
+  }
+}
+
+TEST_F(TinyModel, ACacheHoldsTheLastRunFromACut) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = RandomIds(1, 30, shape_.vocab);
+  const at::Tensor whole = model_->Forward(ids, {});
+  KvCache cache = model_->NewCache(1);
+  model_->Forward(ids.narrow(1, 0, 10), {.cache = &cache});
+  const MoeModel::Cut cut = model_->ForwardTo(1, ids.narrow(1, 10, 12), {.cache = &cache});
+  EXPECT_EQ(cut.past, 10);
+  model_->ForwardFrom(cut, at::randn_like(cut.logits), {.cache = &cache});
+  EXPECT_LT(LargestDifference(model_->ForwardFrom(cut, cut.logits, {.cache = &cache}), whole.narrow(1, 10, 12)), 1e-4);
+  EXPECT_EQ(cache.length, 22);
+  EXPECT_LT(LargestDifference(model_->Forward(ids.narrow(1, 22, 8), {.cache = &cache}), whole.narrow(1, 22, 8)), 1e-4);
+}
+
 TEST_F(TinyModel, SequencesOfABatchDoNotMix) {
   const at::NoGradGuard no_grad;
   const at::Tensor ids = RandomIds(2, 100, shape_.vocab);

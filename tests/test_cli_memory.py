@@ -176,7 +176,10 @@ def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, m
     assert list(scores) == ["frozen", "memory", "frozen_second_half", "rewiring", "memory+rewiring", "warm_rewiring"]
     assert scores["rewiring"]["ci95"] and scores["rewiring"]["vs_memory"] is None  # other tokens than memory's
     halves = scores["frozen_second_half"]["nll"]
+    assert scores["frozen_second_half"]["worst_sequence"] is None
     for name in ("rewiring", "memory+rewiring", "warm_rewiring"):
+        assert scores[name]["worst_sequence"]["change"] >= scores[name]["gain"]
+        assert scores[name]["worst_unrelated_sequence"]["tokens"] >= 32
         assert abs(scores[name]["nll"] - halves - scores[name]["gain"]) < 1e-6
     still = pointsman.json("eval", "--model", model, "--memory", memory, "--corpus", corpus, "--off-domain",
                            off_domain, "--variants", "rewiring", "--rewire-steps", "0", "--threads", "1")
@@ -196,3 +199,19 @@ def test_generate_rewires(pointsman, model, built_memory):
     both = (*base, "--memory", built_memory, "--rewire", "--rewire-guard", "0")
     assert pointsman.json(*both)["tokens"]
     assert pointsman.json("generate", "--model", model, "--prompt", "x", "--max-tokens", "3", "--rewire")["tokens"]
+
+
+def test_a_session_goes_on_in_the_next_request(pointsman, model, tmp_path):
+    session = tmp_path / "session.json"
+    prompt = "namespace std { template <typename T> class vector; template <typename T> class list;"
+    base = ("generate", "--model", model, "--prompt", prompt, "--max-tokens", "12", "--rewire", "--session", session)
+    first = pointsman.json(*base, "--rewire-lr", "1")["tokens"]
+    learned = json.loads(session.read_text())
+    assert learned["layers"] and all(map(any, (layer["vector"] for layer in learned["layers"])))
+    still = pointsman.json(*base, "--rewire-steps", "0")["tokens"]
+    assert still == first  # the vectors of the first request, from the first token on
+    assert json.loads(session.read_text()) == learned
+    learned["fingerprint"]["router_sha256"] = "0" * 64
+    session.write_text(json.dumps(learned))
+    fails(pointsman(*base), 1, str(session), "router_sha256", "(session)", "(model)")
+    fails(pointsman(*base[:-3], "--session", session), 2, "--session", "--rewire")

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import fails
+from conftest import ROOT, copy_headers, fails
 
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "config"]
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "bench rewire", "study rewire", "config"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -138,3 +138,24 @@ def test_bench_scan_reports_every_kernel_of_this_machine(pointsman):
     assert {run["batch"] for run in document["runs"]} == {1, 4}
     assert "portable" in {run["engine"] for run in document["runs"]}
     assert all(run["recall_at_16"] > 0.9 for run in document["runs"]), json.dumps(document)
+
+
+def test_bench_rewire_times_both_sides(pointsman):
+    document = pointsman.json("bench", "rewire", "--model", ROOT / "models/reference", "--max-tokens", "8", "--prompt-tokens", "16", "--runs",
+                              "2", "--threads", "1", schema="bench_rewire")
+    assert abs(document["ratio"] - document["rewired_s"] / document["plain_s"]) < 1e-9
+    assert document["plain_prompt_s"] < document["plain_s"] and document["rewired_prompt_s"] < document["rewired_s"]
+    fails(pointsman("bench", "rewire", "--model", ROOT / "models/reference", "--prompt-tokens", "200"), 2, "context of 256")
+
+
+def test_study_rewire_varies_one_setting_at_a_time(pointsman, tmp_path):
+    headers, plot = tmp_path / "headers", tmp_path / "study.svg"
+    headers.mkdir()
+    copy_headers(headers, 3, 20000)
+    document = pointsman.json("study", "rewire", "--model", ROOT / "models/reference", "--text", f"headers={headers}", "--windows",
+                              "2", "--groups", "default,guard", "--plot", plot, "--threads", "1", schema="study_rewire")
+    assert [row["label"] for row in document["rows"]] == ["default", "off", "0", "0.01", "0.03"]
+    assert document["texts"] == [{"name": "headers", "windows": 2, "tokens": 256}]
+    assert plot.read_text().startswith("<svg")
+    fails(pointsman("study", "rewire", "--model", "m", "--text", "headers"), 2, "--text headers", "NAME=PATH")
+    fails(pointsman("study", "rewire", "--model", "m", "--text", "a=b", "--groups", "colour"), 2, "colour", "guard")

@@ -73,6 +73,8 @@ def test_eval_schema_refuses_wrong_values(member, value):
         ("ci95", [0.1]),
         ("ci95", [0.1, 0.2, 0.3]),
         ("damage_ci95", ["low", "high"]),
+        ("worst_sequence", {"change": 0.1}),
+        ("worst_sequence", {"change": 0.1, "tokens": 31}),
         ("p", 1.5),
         ("untouched_tokens", 96.9),
         ("identical_documents", -0.1),

@@ -11,11 +11,12 @@ constexpr OptionKind kText = OptionKind::kText, kTexts = OptionKind::kTexts, kPa
                      kPaths = OptionKind::kPaths, kNames = OptionKind::kNames, kInteger = OptionKind::kInteger,
                      kReal = OptionKind::kReal, kFlag = OptionKind::kFlag, kChoice = OptionKind::kChoice;
 
-constexpr std::string_view kWithModel = "build eval probe plan generate";
+constexpr std::string_view kWithModel = "build eval probe plan generate bench-rewire study-rewire";
 constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
-constexpr std::string_view kRewires = "generate eval";
-constexpr std::string_view kEverywhere = "build eval probe plan generate inspect verify docs-list bench-scan config";
+constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
+constexpr std::string_view kEverywhere =
+    "build eval probe plan generate inspect verify docs-list bench-scan bench-rewire study-rewire config";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
                             std::string_view value_name, std::string_view fallback, std::string_view help) {
@@ -61,7 +62,7 @@ constexpr std::array kOptions = {
     Option("split-by-library", kFlag, kWithCorpus, "", "",
            "split by top folder: train on some libraries, test on others"),
     Required(Option("out", kPath, "build", "MEM", "", "the memory's directory, made if it is not there")),
-    Option("memory", kPath, "eval generate", "MEM", "",
+    Option("memory", kPath, "eval generate study-rewire", "MEM", "",
            "a memory that was built for this model; none = the frozen router"),
     Option("test-corpus", kPaths, "eval", "PATH", "",
            "score on these files instead of the test split; all of them are test"),
@@ -85,6 +86,9 @@ constexpr std::array kOptions = {
     Within(1, kLargest,
            Option("max-test-tokens", kInteger, kWithCorpus, "N", "60000", "tokens of the test split at most")),
     Within(1, kLargest, Option("max-tokens", kInteger, "generate", "N", "64", "new tokens at most")),
+    Within(1, 1e6, Option("max-tokens", kInteger, "bench-rewire", "N", "128", "new tokens")),
+    Within(1, 1e6, Option("prompt-tokens", kInteger, "bench-rewire", "N", "64", "tokens of the prompt")),
+    Within(1, 1000, Option("runs", kInteger, "bench-rewire", "N", "7", "pairs of runs; medians are printed")),
     Within(1, kLargest,
            Option("sample-tokens", kInteger, "probe", "N", "4096", "tokens to measure on, a piece of many documents")),
     Within(0, kLargest,
@@ -141,10 +145,10 @@ constexpr std::array kOptions = {
         "rewire", kFlag, "generate", "", "",
         "online rerouting: learn one vector a layer from the text so far, before the prompt is read and again later"),
     Within(0, 1000,
-           Option("rewire-steps", kInteger, kRewires, "N", "5", "online rerouting: Adam steps each time it learns")),
-    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.05", "online rerouting: Adam's learning rate")),
-    Within(1, kLargest,
-           Option("rewire-interval", kInteger, "generate", "N", "128",
+           Option("rewire-steps", kInteger, kRewires, "N", "1", "online rerouting: steps each time it learns")),
+    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.06", "online rerouting: how far a step goes")),
+    Within(1, 1e6,
+           Option("rewire-interval", kInteger, "generate eval bench-rewire", "N", "128",
                   "online rerouting: learn again every N new tokens")),
     Option(
         "rewire-layers", kText, kRewires, "WHICH", "all",
@@ -153,8 +157,17 @@ constexpr std::array kOptions = {
     Option("rewire-guard", kText, kRewires, "NATS", "off",
            "online rerouting: keep what was learned only if it lowers the loss on the text's last quarter by more than "
            "this; off = always"),
+    Required(Option("text", kTexts, "study-rewire", "NAME=PATH", "", "a text of one kind; may be given several times")),
+    Within(1, 10000, Option("windows", kInteger, "study-rewire", "N", "48", "windows of each text at most")),
+    Option("groups", kNames, "study-rewire", "NAMES", "all", "which settings to vary, from the table's first column"),
+    Option("plot", kPath, "study-rewire", "FILE", "", "write the plot, SVG"),
+    Choice("adam evidence", Option("rewire-rule", kChoice, kRewires, "RULE", "evidence",
+                                   "online rerouting: Adam moves every expert alike; evidence moves one as far as the "
+                                   "text's tokens agree on it")),
+    Option("session", kPath, "generate", "FILE", "",
+           "online rerouting goes on from the vectors in this file, if it is there, and writes the last ones to it"),
     Choice("keep recompute",
-           Option("rewire-kv", kChoice, kRewires, "HOW", "keep",
+           Option("rewire-kv", kChoice, "generate eval bench-rewire", "HOW", "keep",
                   "online rerouting: cached keys and values of earlier text stay, or are computed anew")),
     Choice("none auto exact choice code",
            Option("task", kChoice, "eval", "KIND", "none",

@@ -58,6 +58,7 @@ class Evaluation {
     inputs.rewire_recompute = options_.rewire_recompute;
     inputs.keep_frozen = &frozen_scores_;
     inputs.keep_memory = &memory_scores_;
+    inputs.rewire_interval = options_.rewire_interval;
     inputs.say = [this](const std::string& line) { Say(options_.data, line); };
     const bool published = memory_ && memory_->tables().output.enabled;
     const auto needs = [&](const std::string& name) { return NeedsReference(name, published); };

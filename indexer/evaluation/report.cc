@@ -17,6 +17,11 @@ Json Pair(const std::optional<Interval>& interval) {
   return Json::array({interval->low, interval->high});
 }
 
+Json Worst(const std::optional<WorstSequence>& worst) {
+  if (!worst) return nullptr;
+  return {{"change", Number(worst->change)}, {"tokens", worst->tokens}};
+}
+
 Json VariantJson(const VariantScore& v) {
   return {{"name", v.name},
           {"nll", Number(v.nll)},
@@ -27,6 +32,8 @@ Json VariantJson(const VariantScore& v) {
           {"share", Number(v.share)},
           {"damage", Number(v.damage)},
           {"damage_ci95", Pair(v.damage_ci95)},
+          {"worst_sequence", Worst(v.worst)},
+          {"worst_unrelated_sequence", Worst(v.worst_unrelated)},
           {"untouched_tokens", Number(v.untouched_tokens)},
           {"identical_documents", Number(v.identical_documents)},
           {"build_s", Number(v.build_s)},

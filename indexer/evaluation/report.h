@@ -20,6 +20,12 @@ namespace pointsman {
 enum class Decision : uint8_t { kAdopt, kReject, kInconclusive };
 const char* DecisionText(Decision decision);  // "adopt", "reject", "inconclusive"
 
+// The window of text (at least 32 scored tokens) that a variant made worst, in nats per token against its baseline.
+struct WorstSequence {
+  double change = 0;
+  uint64_t tokens = 0;  // scored in it
+};
+
 // One variant on the test split (gain) and on unrelated text (damage). All in nats per token, differences to `frozen`;
 // gain < 0 is better. An absent figure is null in JSON and "-" in the table.
 struct VariantScore {
@@ -32,8 +38,9 @@ struct VariantScore {
   std::optional<double> share;        // gain / full_finetune's gain
   std::optional<double> damage;       // nll minus frozen's on unrelated text
   std::optional<Interval> damage_ci95;
-  std::optional<double> untouched_tokens;     // 0..1 of the unrelated text: no layer's row was written
-  std::optional<double> identical_documents;  // 0..1 of the unrelated text: bit-identical logits throughout
+  std::optional<WorstSequence> worst, worst_unrelated;  // on the test split; on unrelated text
+  std::optional<double> untouched_tokens;               // 0..1 of the unrelated text: no layer's row was written
+  std::optional<double> identical_documents;            // 0..1 of the unrelated text: bit-identical logits throughout
   std::optional<double> build_s;
   std::optional<double> seconds_per_token;
   uint32_t seeds = 1;                     // trainings that nll, gain and damage are means of

@@ -100,6 +100,15 @@ std::vector<DocumentNll> SumWithoutRepeated(const ScoredText& text, std::span<co
   return SumByDocument(fresh, kept);
 }
 
+std::vector<SequenceNll> SumBySequence(std::span<const Sequence> sequences, std::span<const SequenceScore> scores) {
+  std::vector<SequenceNll> sums;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    sums.push_back({std::accumulate(scores[i].nll.begin(), scores[i].nll.end(), 0.0),
+                    std::accumulate(sequences[i].mask.begin(), sequences[i].mask.end(), uint64_t{0})});
+  }
+  return sums;
+}
+
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores) {
   TouchCounts counts;
   std::map<uint32_t, bool> identical;
@@ -123,6 +132,7 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   run.name = name;
   const auto started = std::chrono::steady_clock::now();
   std::vector<SequenceScore> test_scores = ScoreSequences(model, test.sequences, hooks, score_options);
+  run.test_sequences = SumBySequence(test.sequences, test_scores);
   const double seconds = SecondsSince(started);
   run.test = SumByDocument(test, test_scores);
   run.test_fresh = SumWithoutRepeated(test, test_scores);
@@ -132,6 +142,7 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
   if (!unrelated.sequences.empty()) {
     std::vector<SequenceScore> scores = ScoreSequences(model, unrelated.sequences, hooks, score_options);
     run.unrelated = SumByDocument(unrelated, scores);
+    run.unrelated_sequences = SumBySequence(unrelated.sequences, scores);
     run.touched = CountTouches(unrelated, scores);
     if (options.keep != nullptr) options.keep->unrelated = std::move(scores);
   }

@@ -46,6 +46,7 @@ HookFactory TableHooks(std::shared_ptr<const RoutingTables> tables, std::shared_
 std::vector<DocumentNll> SumByDocument(const ScoredText& text, std::span<const SequenceScore> scores);
 // The same without the repeated tokens; empty when the text was not checked for them.
 std::vector<DocumentNll> SumWithoutRepeated(const ScoredText& text, std::span<const SequenceScore> scores);
+std::vector<SequenceNll> SumBySequence(std::span<const Sequence> sequences, std::span<const SequenceScore> scores);
 TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> scores);
 
 // Losses token by token, in the texts' order: for what sums per document cannot say (where a memory helps, passages).

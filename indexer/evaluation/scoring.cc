@@ -28,6 +28,18 @@ double MeanNll(std::span<const DocumentNll> documents) {
   return tokens == 0 ? 0 : sum / static_cast<double>(tokens);
 }
 
+// The largest rise of a window's loss against its baseline's, in nats per token; short windows are noise.
+std::optional<WorstSequence> Worst(std::span<const SequenceNll> run, std::span<const SequenceNll> baseline) {
+  constexpr uint64_t kFewestTokens = 32;
+  std::optional<WorstSequence> worst;
+  for (size_t i = 0; i < run.size() && run.size() == baseline.size(); ++i) {
+    if (run[i].tokens < kFewestTokens) continue;
+    const double change = (run[i].nll_sum - baseline[i].nll_sum) / static_cast<double>(run[i].tokens);
+    if (!worst || change > worst->change) worst = WorstSequence{change, run[i].tokens};
+  }
+  return worst;
+}
+
 double Share(uint64_t part, uint64_t whole) {
   return whole == 0 ? 1 : static_cast<double>(part) / static_cast<double>(whole);
 }
@@ -190,6 +202,8 @@ class Scorer {
     score->gain = gain.mean;
     score->ci95 = gain.ci95;
     score->p = gain.p;
+    score->worst = Worst(run.test_sequences, baseline->test_sequences);
+    score->worst_unrelated = Worst(run.unrelated_sequences, baseline->unrelated_sequences);
     std::optional<Estimate> damage;
     if (!run.unrelated.empty()) {
       POINTSMAN_TRY(damage, Compare(run.unrelated, baseline->unrelated, unrelated_seeds));

@@ -29,6 +29,12 @@ struct OtherTraining {
   std::vector<DocumentNll> test, unrelated;
 };
 
+// One scored window.
+struct SequenceNll {
+  double nll_sum = 0;
+  uint64_t tokens = 0;
+};
+
 struct VariantRun {
   std::string name;  // "frozen", "memory", "knn", ... (design.md 8)
   // The run that this one's gain is measured from. One scored on other tokens (rewiring: second halves, oracle: a
@@ -37,6 +43,8 @@ struct VariantRun {
   std::vector<DocumentNll> test;             // scored documents of the test split
   std::vector<DocumentNll> unrelated;        // scored documents of unrelated text; empty = not measured
   std::vector<DocumentNll> test_fresh = {};  // `test` without repeated tokens (leakage.h); empty = not looked for
+  // The scored windows of both, in the baseline's order; may be empty.
+  std::vector<SequenceNll> test_sequences = {}, unrelated_sequences = {};
   // Scores are means over these and the first training; their spread widens the intervals.
   std::vector<OtherTraining> other_seeds = {};
   // The run whose seeds tell how another build of this one would differ (`memory`: its kind); empty = none.

@@ -57,6 +57,18 @@ class EvaluatedMemory : public testing::Test {
   VariantRun full_ = Variant("full_finetune", -0.5, 0.8);
 };
 
+TEST_F(EvaluatedMemory, NamesTheWindowThatWasMadeWorst) {
+  frozen_.test_sequences = {{300, 100}, {150, 50}, {30, 10}, {240, 80}};
+  memory_.test_sequences = {{290, 100}, {155, 50}, {60, 10}, {244, 80}};  // the third is too short to tell
+  const EvalReport report = Report({frozen_, memory_});
+  const std::optional<WorstSequence> worst = Score(report, "memory").worst;
+  ASSERT_TRUE(worst.has_value());
+  EXPECT_NEAR(worst->change, 0.1, 1e-12);
+  EXPECT_EQ(worst->tokens, 50u);
+  EXPECT_FALSE(Score(report, "memory").worst_unrelated.has_value());
+  EXPECT_FALSE(Score(report, "frozen").worst.has_value());
+}
+
 TEST_F(EvaluatedMemory, IsAdoptedWithItsFigures) {
   const EvalReport report = Report({frozen_, bias_, full_, memory_});
   EXPECT_EQ(report.verdict, Decision::kAdopt);

@@ -41,6 +41,7 @@ class AdoptedMemory : public testing::Test {
     memory.share = 0.5;
     memory.damage = 0.00025;
     memory.damage_ci95 = Interval{-0.0005, 0.001};
+    memory.worst = WorstSequence{0.125, 256};
     memory.untouched_tokens = 0.96875;
     memory.identical_documents = 0.875;
     memory.build_s = 120;

@@ -1,11 +1,8 @@
 #include "indexer/evaluation/variants.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <numeric>
 #include <utility>
 
 #include "adapt/linear_part.h"
@@ -209,42 +206,25 @@ Result<VariantRun> VariantMaker::RunSecondHalf(const std::string& name) {
   options.threads = in_.threads;
   options.rerouting = in_.rerouting;
   options.recompute = in_.rewire_recompute;
+  options.interval = in_.rewire_interval;
   if (name.ends_with("_second_half")) options.rerouting.steps = 0;
   if (name.starts_with("memory")) options.memory.tables = in_.memory;
   if (name == "warm_rewiring") options.warm.tables = in_.memory;
   VariantRun run;
   run.name = name;
   run.baseline = "frozen_second_half";
-  const auto score = [&](const ScoredText& text, int which) -> Result<std::vector<DocumentNll>> {
-    const ScoredText halves{text.documents, SecondHalves(text.sequences)};
+  const auto score = [&](const ScoredText& text,
+                         std::vector<SequenceNll>* sequences) -> Result<std::vector<DocumentNll>> {
+    const ScoredText halves{text.documents, AfterContext(text.sequences)};
     POINTSMAN_TRY(const auto scores, ScoreRerouted(*in_.model, halves.sequences, options));
-    NoteWorst(name, which, halves.sequences, scores);
+    *sequences = SumBySequence(halves.sequences, scores);
     return SumByDocument(halves, scores);
   };
   const auto started = std::chrono::steady_clock::now();
-  POINTSMAN_TRY(run.test, score(*in_.test, 0));
+  POINTSMAN_TRY(run.test, score(*in_.test, &run.test_sequences));
   run.seconds_per_token = SecondsSince(started) / static_cast<double>(CountTargets(in_.test->sequences));
-  POINTSMAN_TRY(run.unrelated, score(*in_.unrelated, 1));
+  POINTSMAN_TRY(run.unrelated, score(*in_.unrelated, &run.unrelated_sequences));
   return run;
-}
-
-void VariantMaker::NoteWorst(const std::string& name, int text, std::span<const Sequence> halves,
-                             std::span<const SequenceScore> scores) {
-  if (name == "frozen_second_half") frozen_halves_[text].assign(scores.begin(), scores.end());
-  if (name == "frozen_second_half" || frozen_halves_[text].empty()) return;
-  double worst = -1e9;
-  size_t worse = 0, counted = 0;
-  for (size_t i = 0; i < halves.size(); ++i) {
-    const double tokens = std::accumulate(halves[i].mask.begin(), halves[i].mask.end(), 0.0);
-    if (tokens == 0) continue;
-    const auto sum = [](const SequenceScore& s) { return std::accumulate(s.nll.begin(), s.nll.end(), 0.0); };
-    const double change = (sum(scores[i]) - sum(frozen_halves_[text][i])) / tokens;
-    worst = std::max(worst, change);
-    worse += change > 0;
-    ++counted;
-  }
-  Say(fmt::format("{}, {}: worst sequence {:+.4f} nats per token, {} of {} sequences worse", name,
-                  text == 0 ? "your text" : "unrelated text", worst, worse, counted));
 }
 
 CandidateOptions VariantMaker::CandidateDefaults() const {

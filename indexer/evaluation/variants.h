@@ -36,7 +36,8 @@ struct VariantInputs {
   StillRows still;  // unrelated text that trained memories leave alone
   ReroutingOptions rerouting;
   bool rewire_recompute = false;
-  int memory_epochs = 8;           // entries and prototypes, where they are trained here
+  uint32_t rewire_interval = 128;
+  int memory_epochs = 6;           // entries and prototypes, where they are trained here
   uint32_t max_prototypes = 2048;  // a layer
   uint64_t seed = 0;
   int threads = 1;
@@ -83,12 +84,7 @@ class VariantMaker {
   }
 
   VariantInputs in_;
-  // Says how far single sequences fell behind frozen; 0 = test, 1 = unrelated text.
-  void NoteWorst(const std::string& name, int text, std::span<const Sequence> halves,
-                 std::span<const SequenceScore> scores);
-
   std::map<std::string, TrainedLinear> linear_;
-  std::vector<SequenceScore> frozen_halves_[2];
   std::optional<Candidate> knn_;  // shared by knn and knn+gate
   std::unique_ptr<C3po> c3po_;    // shared by c3po and c3po+gate
   double c3po_build_s_ = 0;

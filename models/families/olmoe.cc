@@ -127,32 +127,53 @@ Result<std::unique_ptr<MoeModel>> OlmoeModel::Create(MoeConfig config, const Saf
 }
 
 at::Tensor OlmoeModel::Forward(const at::Tensor& ids, const ForwardOptions& options) const {
+  const Cut first = ForwardTo(0, ids, options);
+  return ForwardFrom(first, first.logits, options);
+}
+
+MoeModel::Cut OlmoeModel::ForwardTo(int layer, const at::Tensor& ids, const ForwardOptions& options) const {
   const int64_t past = options.cache ? options.cache->length : 0;
   if (options.hook) options.hook->BeginStep(DescribeStep(ids, options.slots, past));
-  at::Tensor x = at::embedding(embedding_, ids);
-  for (int i = 0; i < static_cast<int>(layers_.size()); ++i) {
-    const Layer& layer = layers_[i];
-    const LayerCache cache =
-        options.cache ? LayerCache{options.cache->keys[i], options.cache->values[i]} : LayerCache{};
-    const at::Tensor normed = RmsNorm(x, layer.input_norm, config_.rms_norm_eps);
-    x = x + Attention(layer.attention, config_, rope_, normed, past, cache);
-    x = x + SparseLayer(i, RmsNorm(x, layer.post_attention_norm, config_.rms_norm_eps), options.hook);
+  Cut cut = RouteLayer(0, at::embedding(embedding_, ids), past, options);
+  while (cut.layer < layer) cut = RouteLayer(cut.layer + 1, AddExperts(cut, cut.logits), past, options);
+  return cut;
+}
+
+at::Tensor OlmoeModel::ForwardFrom(const Cut& from, const at::Tensor& logits, const ForwardOptions& options) const {
+  at::Tensor x = AddExperts(from, logits);
+  for (int i = from.layer + 1; i < static_cast<int>(layers_.size()); ++i) {
+    const Cut cut = RouteLayer(i, x, from.past, options);
+    x = AddExperts(cut, cut.logits);
   }
-  if (options.cache) options.cache->length = past + ids.size(1);
+  if (options.cache) options.cache->length = from.past + x.size(1);
   if (options.last_only) x = x.narrow(1, x.size(1) - 1, 1);
   const at::Tensor normed = RmsNorm(x, final_norm_, config_.rms_norm_eps);
   const at::Tensor rows = normed.view({-1, config_.hidden_size});
-  at::Tensor logits = at::linear(rows, output_);
-  if (options.hook) logits = options.hook->Output(rows, logits).contiguous();
-  return logits.view({x.size(0), x.size(1), config_.vocab_size});
+  at::Tensor output = at::linear(rows, output_);
+  if (options.hook) output = options.hook->Output(rows, output).contiguous();
+  return output.view({x.size(0), x.size(1), config_.vocab_size});
 }
 
-at::Tensor OlmoeModel::SparseLayer(int index, const at::Tensor& x, RoutingHook* hook) const {
+MoeModel::Cut OlmoeModel::RouteLayer(int index, const at::Tensor& x, int64_t past,
+                                     const ForwardOptions& options) const {
   const Layer& layer = layers_[index];
-  const at::Tensor rows = x.view({-1, config_.hidden_size});
-  at::Tensor logits = at::linear(rows, layer.router);
-  if (hook) logits = hook->Route(index, rows, logits).contiguous();
-  return MixExperts(rows, logits, layer.experts, config_.experts_per_token, config_.norm_topk_prob).view(x.sizes());
+  const LayerCache cache =
+      options.cache ? LayerCache{options.cache->keys[index], options.cache->values[index]} : LayerCache{};
+  const at::Tensor normed = RmsNorm(x, layer.input_norm, config_.rms_norm_eps);
+  Cut cut;
+  cut.layer = index;
+  cut.past = past;
+  cut.residual = x + Attention(layer.attention, config_, rope_, normed, past, cache);
+  cut.hidden = RmsNorm(cut.residual, layer.post_attention_norm, config_.rms_norm_eps).view({-1, config_.hidden_size});
+  cut.logits = at::linear(cut.hidden, layer.router);
+  if (options.hook) cut.logits = options.hook->Route(index, cut.hidden, cut.logits).contiguous();
+  return cut;
+}
+
+at::Tensor OlmoeModel::AddExperts(const Cut& cut, const at::Tensor& logits) const {
+  const at::Tensor mixed =
+      MixExperts(cut.hidden, logits, layers_[cut.layer].experts, config_.experts_per_token, config_.norm_topk_prob);
+  return cut.residual + mixed.view(cut.residual.sizes());
 }
 
 template <typename Self, typename Visit>

@@ -27,6 +27,8 @@ class OlmoeModel : public MoeModel {
   const Fingerprint& fingerprint() const override { return fingerprint_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   at::Tensor Forward(const at::Tensor& ids, const ForwardOptions& options) const override;
+  Cut ForwardTo(int layer, const at::Tensor& ids, const ForwardOptions& options) const override;
+  at::Tensor ForwardFrom(const Cut& cut, const at::Tensor& logits, const ForwardOptions& options) const override;
   std::vector<std::pair<std::string, at::Tensor>> Weights() const override;
   at::Tensor RouterWeight(int layer) const override { return layers_.at(layer).router; }
   std::unique_ptr<MoeModel> CloneWithTrainableWeights() const override;
@@ -44,7 +46,9 @@ class OlmoeModel : public MoeModel {
   // Calls visit(hub name, tensor member) for every weight in a fixed order; undefined biases are skipped.
   template <typename Self, typename Visit>
   static void VisitWeights(Self& self, Visit visit);
-  at::Tensor SparseLayer(int index, const at::Tensor& x, RoutingHook* hook) const;
+  // A layer's attention and router: where its experts are added, what they read, and by which logits.
+  Cut RouteLayer(int index, const at::Tensor& x, int64_t past, const ForwardOptions& options) const;
+  at::Tensor AddExperts(const Cut& cut, const at::Tensor& logits) const;
 
   MoeConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;

@@ -29,6 +29,11 @@ constexpr std::array kCommands = {
     Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --json", RunDocsList},
     Command{"bench-scan", "the exact search against this machine's memory bandwidth",
             "pointsman bench scan --keys 100000 --dim 64", RunBenchScan},
+    Command{"bench-rewire", "the time that online rerouting adds to generation",
+            "pointsman bench rewire --model models/reference", RunBenchRewire},
+    Command{"study-rewire", "what the settings of online rerouting do to the text that follows",
+            "pointsman study rewire --model models/reference --text headers=/usr/include/c++ --plot study.svg",
+            RunStudyRewire},
     Command{"config", "the options in force and where each came from; the output is a file for --config",
             "pointsman config > pointsman.toml", RunConfig},
 };

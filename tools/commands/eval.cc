@@ -85,6 +85,7 @@ Result<Output> RunEval(const Settings& settings) {
   options.generations = static_cast<uint32_t>(settings.Integer("generations"));
   options.generation_temperature = settings.Real("generation-temperature");
   POINTSMAN_TRY(options.rerouting, ReroutingOptionsOf(settings));
+  options.rewire_interval = static_cast<uint32_t>(settings.Integer("rewire-interval"));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_TRY(options.task, TaskOptionsOf(settings));
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));

@@ -10,8 +10,10 @@
 #include <iterator>
 #include <optional>
 
-#include "adapt/rerouting.h"
+#include "adapt/online_rerouting.h"
+#include "adapt/session_file.h"
 #include "indexer/tasks/answers.h"
+#include "memory/file_layer.h"
 #include "memory/memory.h"
 #include "models/generate_batch.h"
 #include "models/model.h"
@@ -44,18 +46,11 @@ Result<std::shared_ptr<const Memory>> OpenFor(const MoeModel& model, const std::
   return memory;
 }
 
-// The vectors of one text. A single token says nothing about what follows it: no vectors.
-Result<SessionVectors> LearnFrom(const MoeModel& model, std::span<const int32_t> context, const MemoryBinding& memory,
-                                 const ReroutingOptions& options) {
-  if (context.size() < 2) return SessionVectors{};
-  Sequence sequence;
-  sequence.inputs.assign(context.begin(), context.end() - 1);
-  sequence.targets.assign(context.begin() + 1, context.end());
-  sequence.mask.assign(sequence.inputs.size(), 1);
-  const std::vector<uint32_t> members{0};
-  POINTSMAN_TRY(const Rerouted rerouted,
-                Reroute(model, MakeBatch(std::span(&sequence, 1), members), memory, {}, options));
-  return SessionOf(rerouted.vectors, 0);
+// Where the vectors of this request begin: in the session's file, if there is one yet.
+Result<SessionVectors> StartOf(const Settings& settings, const MoeModel& model) {
+  const std::filesystem::path path = settings.Path("session");
+  if (path.empty() || !FileSystem::Real().Exists(path)) return SessionVectors{};
+  return LoadSession(path, model.config(), model.fingerprint());
 }
 
 // What --self-consistency needs, and the pattern; without it nothing.
@@ -140,6 +135,9 @@ Result<Output> RunGenerate(const Settings& settings) {
     return Error{ErrorCode::kInvalidArgument, "--explain: there is nothing to explain without a memory; add --memory"};
   }
   POINTSMAN_TRY(const std::optional<AnswerPattern> voting, VotingPattern(settings));
+  if (settings.Has("session") && !settings.Flag("rewire")) {
+    return Error{ErrorCode::kInvalidArgument, "--session: a session is what online rerouting learns; add --rewire"};
+  }
   POINTSMAN_TRY(const std::string prompt, ReadPrompt(settings.Text("prompt")));
   at::set_num_threads(ThreadsOf(settings));
   POINTSMAN_TRY(const auto model, MoeModel::Load(settings.Path("model")));
@@ -168,13 +166,17 @@ Result<Output> RunGenerate(const Settings& settings) {
         router.AddSlot({.tables = binding.tables, .session = nullptr, .strength = binding.strength, .shadow = false});
     options.hook = &hook;
   }
+  std::optional<OnlineRerouting> rerouting;
   if (settings.Flag("rewire")) {
-    POINTSMAN_TRY(const ReroutingOptions rerouting, ReroutingOptionsOf(settings));
+    OnlineReroutingOptions rewire;
+    POINTSMAN_TRY(rewire.rerouting, ReroutingOptionsOf(settings));
+    POINTSMAN_TRY(rewire.start, StartOf(settings, *model));
+    rewire.recompute = settings.Text("rewire-kv") == "recompute";
+    rewire.fill_cache = !explainer;  // the first new token is explained by the prompt's pass
+    rerouting.emplace(*model, router, hook, options.slot, std::move(rewire));
     options.context_interval = settings.Integer("rewire-interval");
-    options.on_context = [&, rerouting](std::span<const int32_t> context) -> Result<bool> {
-      POINTSMAN_TRY(SessionVectors learned, LearnFrom(*model, context, binding, rerouting));
-      router.SetSession(options.slot, std::make_shared<const SessionVectors>(std::move(learned)));
-      return settings.Text("rewire-kv") == "recompute";
+    options.on_context = [&](std::span<const int32_t> context, KvCache& cache) {
+      return rerouting->OnContext(context, cache);
     };
   }
   if (voting) {
@@ -189,6 +191,9 @@ Result<Output> RunGenerate(const Settings& settings) {
   };
 
   POINTSMAN_TRY(const Generation generation, Generate(*model, prompt_tokens, options));
+  if (settings.Has("session")) {
+    POINTSMAN_CHECK_OK(SaveSession(settings.Path("session"), rerouting->vectors(), model->fingerprint()));
+  }
   Output output{.json = {{"text", generation.text},
                          {"tokens", generation.tokens},
                          {"prompt_tokens", prompt_tokens},
