@@ -64,6 +64,9 @@ class RowHook : public RoutingHook {
     const at::Tensor routed = inner_.Route(layer, hidden, logits);
     return rows_[layer].defined() ? routed + rows_[layer] : routed;
   }
+  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
+    return inner_.Output(hidden, logits);
+  }
   Status status() const override { return inner_.status(); }
 
  private:

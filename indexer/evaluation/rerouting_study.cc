@@ -78,7 +78,7 @@ void AddAdam(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
     adam.rule = ReroutingRule::kAdam;
     adam.steps = steps;
     adam.rate = rate;
-    grid.push_back(Setting("Adam, steps x rate", fmt::format("{} x {:g}", steps, rate), adam));
+    grid.push_back(Setting("adam", fmt::format("{} x {:g}", steps, rate), adam));
   }
 }
 
@@ -150,7 +150,7 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
   for (const bool recompute : {false, true}) {
     for (const uint32_t interval : {16u, 32u, 64u, 128u}) {
       if (recompute && interval == kStudyScored) continue;  // the same as keep
-      grid.push_back(Setting("interval, KV", fmt::format("{} {}", interval, recompute ? "recompute" : "keep"), base));
+      grid.push_back(Setting("interval", fmt::format("{} {}", interval, recompute ? "recompute" : "keep"), base));
       grid.back().interval = interval;
       grid.back().recompute = recompute;
     }

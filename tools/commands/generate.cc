@@ -138,6 +138,9 @@ Result<Output> RunGenerate(const Settings& settings) {
   if (settings.Has("session") && !settings.Flag("rewire")) {
     return Error{ErrorCode::kInvalidArgument, "--session: a session is what online rerouting learns; add --rewire"};
   }
+  if (settings.Has("session") && voting) {
+    return Error{ErrorCode::kInvalidArgument, "--session: it follows one text; leave --self-consistency out"};
+  }
   POINTSMAN_TRY(const std::string prompt, ReadPrompt(settings.Text("prompt")));
   at::set_num_threads(ThreadsOf(settings));
   POINTSMAN_TRY(const auto model, MoeModel::Load(settings.Path("model")));
