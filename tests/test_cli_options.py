@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import fails
 
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "config"]
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "bench route", "bench build", "config"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -36,6 +36,8 @@ Result<Output> RunInspect(const Settings& settings);
 Result<Output> RunVerify(const Settings& settings);
 Result<Output> RunDocsList(const Settings& settings);
 Result<Output> RunBenchScan(const Settings& settings);
+Result<Output> RunBenchRoute(const Settings& settings);
+Result<Output> RunBenchBuild(const Settings& settings);
 Result<Output> RunConfig(const Settings& settings);
 
 }  // namespace pointsman

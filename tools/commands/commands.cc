@@ -29,6 +29,10 @@ constexpr std::array kCommands = {
     Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --json", RunDocsList},
     Command{"bench-scan", "the exact search against this machine's memory bandwidth",
             "pointsman bench scan --keys 100000 --dim 64", RunBenchScan},
+    Command{"bench-route", "what routing costs beside one decode step of OLMoE-1B-7B's shape",
+            "pointsman bench route --entries 100000 --prototypes 2048", RunBenchRoute},
+    Command{"bench-build", "the build against PyTorch scripts that make the same values",
+            "pointsman bench build --model models/reference --corpus /usr/include/c++ --threads 2", RunBenchBuild},
     Command{"config", "the options in force and where each came from; the output is a file for --config",
             "pointsman config > pointsman.toml", RunConfig},
 };
