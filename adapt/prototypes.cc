@@ -13,8 +13,6 @@
 namespace pointsman {
 namespace {
 
-constexpr int kKMeansIterations = 8;  // findings F2
-
 at::Tensor Normalized(const at::Tensor& rows) { return ProjectKeys(rows, {}, {}); }
 
 }  // namespace

@@ -19,6 +19,8 @@
 
 namespace pointsman {
 
+inline constexpr int kKMeansIterations = 8;  // findings F2
+
 struct PrototypeOptions {
   uint32_t count = 1024;    // M
   int32_t neighbours = 32;  // k at inference: the softmax over the nearest k stands for all M

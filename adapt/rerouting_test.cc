@@ -146,7 +146,8 @@ TEST_F(ContextsOfATinyModel, VectorsStartWhereTheyAreToldTo) {
   VectorHook late(nullptr, vectors, {25}), frozen(nullptr, {}, {});
   const Batch batch = BatchOf({contexts_[0]});
   const at::Tensor a = TokenLosses(*model_, batch, &late), b = TokenLosses(*model_, batch, &frozen);
-  EXPECT_TRUE(at::equal(a.narrow(1, 0, 25), b.narrow(1, 0, 25)));
+  // Not the same bits: an expert that takes one row more or less may sum it in another order (design: 1e-4).
+  EXPECT_TRUE(at::allclose(a.narrow(1, 0, 25), b.narrow(1, 0, 25), 1e-5, 1e-5));
   EXPECT_FALSE(at::allclose(a.narrow(1, 25, 15), b.narrow(1, 25, 15)));
 }
 

@@ -67,8 +67,10 @@ void OptimizeBatch(const MoeModel& model, std::span<const Sequence> sequences, c
     adam.Step(gradients, 1.0);
   }
   c10::AutoGradMode no_grad(false);
-  FreeLogits hook(values);
-  CopyLosses(TokenLosses(model, batch, &hook), sequences, batch, result.after);
+  if (options.score_after) {
+    FreeLogits hook(values);
+    CopyLosses(TokenLosses(model, batch, &hook), sequences, batch, result.after);
+  }
   if (!options.keep_values) return;
   for (int64_t layer = 0; layer < layers; ++layer) {
     if (values[layer].defined()) CopyValues(values[layer].detach(), sequences, batch, result.values[layer]);

@@ -19,6 +19,7 @@ struct TokenValueOptions {
   double rate = 0.3;        // Adam; findings section 1, "5 Adam steps"
   int layer = -1;           // -1: all layers together; else this one alone
   bool keep_values = true;  // false: only the losses (the oracle)
+  bool score_after = true;  // false: only the values; saves a forward pass
   int threads = 1;
   std::function<void(uint64_t tokens)> on_progress;
 };
@@ -26,7 +27,7 @@ struct TokenValueOptions {
 struct TokenValues {
   std::vector<at::Tensor> values;     // [layer] = [N, E] fp32, rows as NumberRows gave them; empty without keep_values
   std::vector<SequenceScore> before;  // frozen
-  std::vector<SequenceScore> after;   // with the optimised logits
+  std::vector<SequenceScore> after;   // with the optimised logits; empty scores without score_after
 };
 
 // REQUIRES: NumberRows was called on `sequences`.

@@ -180,6 +180,11 @@ TEST_F(ReferenceTextOfATinyModel, FreeLogitsLowerTheLossMostWithAllLayers) {
   EXPECT_LT(after, before - 0.1);
   ASSERT_EQ(all.values.size(), 3u);
   EXPECT_EQ(all.values[0].size(0), 24 * 20);
+  options.score_after = false;
+  const TokenValues unscored = OptimizeTokenValues(*model_, reference_, options);
+  EXPECT_TRUE(unscored.values[2].equal(all.values[2]));
+  EXPECT_TRUE(unscored.after[0].nll.empty());
+  options.score_after = true;
   options.layer = 1;
   options.keep_values = false;
   const TokenValues one = OptimizeTokenValues(*model_, reference_, options);

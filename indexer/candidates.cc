@@ -113,6 +113,7 @@ Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const
   TokenValueOptions values;
   values.threads = options.threads;
   values.on_progress = options.on_progress;
+  values.score_after = false;
   const TokenValues optimised = OptimizeTokenValues(model, set.reference, values);
   c10::AutoGradMode no_grad(false);
   Candidate candidate{"knn", EmptyTables(model, set, MemoryKind::kEntries), 0, {}};

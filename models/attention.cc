@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "models/linear.h"
+
 namespace pointsman {
 namespace {
 
@@ -48,7 +50,7 @@ at::Tensor Attention(const AttentionWeights& weights, const MoeConfig& config, c
   const int64_t heads = config.num_heads, kv_heads = config.num_kv_heads;
   const at::Tensor fused =
       weights.fused.defined() ? weights.fused : at::cat({weights.query, weights.key, weights.value});
-  const at::Tensor projected = at::linear(x.reshape({batch * length, -1}), fused, FusedBias(weights));
+  const at::Tensor projected = Linear(x.reshape({batch * length, -1}), fused, FusedBias(weights));
   const auto parts = projected.split_with_sizes({heads * dim, kv_heads * dim, kv_heads * dim}, 1);
   at::Tensor query = RmsNorm(parts[0], weights.query_norm, config.rms_norm_eps);
   at::Tensor key = RmsNorm(parts[1], weights.key_norm, config.rms_norm_eps);
@@ -72,7 +74,7 @@ at::Tensor Attention(const AttentionWeights& weights, const MoeConfig& config, c
       query, RepeatHeads(key, heads), RepeatHeads(value, heads),
       masked ? std::optional<at::Tensor>(CausalMask(length, past)) : std::nullopt, 0.0, length > 1 && past == 0);
   const at::Tensor rows = mixed.transpose(1, 2).reshape({batch * length, heads * dim});
-  return at::linear(rows, weights.output, weights.output_bias).view({batch, length, -1});
+  return Linear(rows, weights.output, weights.output_bias).view({batch, length, -1});
 }
 
 }  // namespace pointsman

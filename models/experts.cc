@@ -7,6 +7,8 @@
 #include <cstring>
 #include <vector>
 
+#include "models/linear.h"
+
 namespace pointsman {
 namespace {
 
@@ -64,16 +66,71 @@ void GatherRows(const at::Tensor& source, std::span<const int64_t> slots, int64_
   }
 }
 
+// y += scale * x. Inlined into its callers below, which are compiled for several instruction sets.
+__attribute__((always_inline)) inline void AddScaled(const float* x, float scale, int64_t width, float* y) {
+  for (int64_t c = 0; c < width; ++c) y[c] += scale * x[c];
+}
+
+// Through a = silu(g) * u for one row, given s = sigmoid(g), upstream d = dL/da before the row's weight w is applied:
+// returns d . a = dL/dw and writes w d times the derivatives by g and u. Sixteen partial sums, so that the compiler may
+// use vector registers.
+__attribute__((always_inline)) inline float BackThroughGate(const float* gate, const float* up, const float* sigmoid,
+                                                            const float* d, float weight, int64_t inner, float* d_gate,
+                                                            float* d_up) {
+  constexpr int64_t kLanes = 16;
+  float lanes[kLanes] = {};
+  const auto one = [&](int64_t i, int64_t lane) {
+    const float silu = gate[i] * sigmoid[i], scaled = weight * d[i];
+    lanes[lane] += d[i] * (silu * up[i]);
+    d_up[i] = scaled * silu;
+    d_gate[i] = scaled * up[i] * (sigmoid[i] + silu * (1 - sigmoid[i]));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= inner; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) one(i + lane, lane);
+  }
+  for (int64_t lane = 0; i < inner; ++i, ++lane) one(i, lane);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
+  }
+  return lanes[0];
+}
+
+using AddScaledFunction = void (*)(const float* x, float scale, int64_t width, float* y);
+using GateFunction = float (*)(const float* gate, const float* up, const float* sigmoid, const float* d, float weight,
+                               int64_t inner, float* d_gate, float* d_up);
+
+void AddScaledPortable(const float* x, float scale, int64_t width, float* y) { AddScaled(x, scale, width, y); }
+float GatePortable(const float* gate, const float* up, const float* sigmoid, const float* d, float weight,
+                   int64_t inner, float* d_gate, float* d_up) {
+  return BackThroughGate(gate, up, sigmoid, d, weight, inner, d_gate, d_up);
+}
+#if defined(__x86_64__)
+__attribute__((target("avx2,fma"))) void AddScaledAvx2(const float* x, float scale, int64_t width, float* y) {
+  AddScaled(x, scale, width, y);
+}
+__attribute__((target("avx2,fma"))) float GateAvx2(const float* gate, const float* up, const float* sigmoid,
+                                                   const float* d, float weight, int64_t inner, float* d_gate,
+                                                   float* d_up) {
+  return BackThroughGate(gate, up, sigmoid, d, weight, inner, d_gate, d_up);
+}
+bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+AddScaledFunction AddScaledHere() { return HasAvx2() ? AddScaledAvx2 : AddScaledPortable; }
+GateFunction GateHere() { return HasAvx2() ? GateAvx2 : GatePortable; }
+#else
+AddScaledFunction AddScaledHere() { return AddScaledPortable; }
+GateFunction GateHere() { return GatePortable; }
+#endif
+
 // target[row of slot i] += scale_i * rows[i]; scales by slot, or none.
 void AddRows(const at::Tensor& rows, std::span<const int64_t> slots, int64_t k, const float* scales,
              at::Tensor target) {
+  const AddScaledFunction add = AddScaledHere();
   const int64_t width = target.size(1);
   const float* in = rows.const_data_ptr<float>();
   float* out = target.data_ptr<float>();
   for (size_t i = 0; i < slots.size(); ++i) {
-    const float scale = scales ? scales[slots[i]] : 1.0f;
-    float* row = out + slots[i] / k * width;
-    for (int64_t c = 0; c < width; ++c) row[c] += scale * in[i * width + c];
+    add(in + i * width, scales ? scales[slots[i]] : 1.0f, width, out + slots[i] / k * width);
   }
 }
 
@@ -100,10 +157,10 @@ at::Tensor Combine(const at::Tensor& x, const ExpertWeights& w, const Dispatch& 
     at::Tensor rows = gathered.First(count), act = active.First(count);
     GatherRows(x, slots, dispatch.k, rows);
     at::Tensor gate_up = kept ? kept->narrow(0, first, count) : projected.First(count);
-    at::mm_out(gate_up, rows, w.gate_up.select(0, e).t());
+    LinearInto(gate_up, rows, w.gate_up.select(0, e));
     at::silu_out(act, gate_up.narrow(1, 0, inner));
     act.mul_(gate_up.narrow(1, inner, inner));
-    at::mm_out(rows, act, w.down.select(0, e).t());  // the gathered rows are no longer needed
+    LinearInto(rows, act, w.down.select(0, e));  // the gathered rows are no longer needed
     AddRows(rows, slots, dispatch.k, dispatch.weights.data(), result);
   }
   return result;
@@ -114,8 +171,33 @@ struct MixGradients {
   std::vector<float> slot_weights;  // [N * k]: d loss / d w
 };
 
-// One expert's share of the backward pass. With a = silu(g) * u and upstream row d: dw = (d down) . a, da = w * (d
-// down).
+// What BackThroughGate does, for all rows of one expert. `kept` [count, 2F] holds g and u, `da` [count, F] is
+// upstream; d_gate_up [count, 2F] is written, and the slots' gradients.
+void BackThroughGates(const at::Tensor& kept, const at::Tensor& da, std::span<const int64_t> slots,
+                      const Dispatch& dispatch, at::Tensor d_gate_up, std::vector<float>& slot_gradients) {
+  const GateFunction back = GateHere();
+  const int64_t inner = da.size(1);
+  const at::Tensor sigmoid = at::sigmoid(kept.narrow(1, 0, inner));
+  const float *gate_up = kept.const_data_ptr<float>(), *upstream = da.const_data_ptr<float>();
+  const float* s = sigmoid.const_data_ptr<float>();
+  float* out = d_gate_up.data_ptr<float>();
+  for (size_t i = 0; i < slots.size(); ++i, gate_up += 2 * inner, out += 2 * inner, upstream += inner, s += inner) {
+    slot_gradients[slots[i]] =
+        back(gate_up, gate_up + inner, s, upstream, dispatch.weights[slots[i]], inner, out, out + inner);
+  }
+}
+
+// d loss / d down of one expert: (w d)^T a.
+void DownGradient(const at::Tensor& kept, at::Tensor rows, std::span<const int64_t> slots, const Dispatch& dispatch,
+                  at::Tensor result) {
+  const int64_t inner = kept.size(1) / 2;
+  const at::Tensor act = at::silu(kept.narrow(1, 0, inner)) * kept.narrow(1, inner, inner);
+  at::Tensor scale = at::empty({rows.size(0), 1}, rows.options());
+  for (size_t i = 0; i < slots.size(); ++i) scale.data_ptr<float>()[i] = dispatch.weights[slots[i]];
+  at::mm_out(result, rows.mul_(scale).t(), act);
+}
+
+// The backward pass, expert by expert. With a = silu(g) * u and upstream row d: dw = (d down) . a, da = w * (d down).
 MixGradients Uncombine(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& kept, const ExpertWeights& w,
                        const Dispatch& dispatch, bool wants_x, bool wants_weights) {
   const int64_t width = x.size(1), inner = w.down.size(2);
@@ -132,27 +214,15 @@ MixGradients Uncombine(const at::Tensor& grad, const at::Tensor& x, const at::Te
     const int64_t first = dispatch.offsets[e], count = dispatch.offsets[e + 1] - first;
     if (count == 0) continue;
     const std::span<const int64_t> slots(dispatch.order.data() + first, count);
+    const at::Tensor gate_up = kept.narrow(0, first, count);
     at::Tensor rows = gathered.First(count), da = inner_grad.First(count), d_gate_up = both.First(count);
     GatherRows(grad, slots, dispatch.k, rows);
     at::mm_out(da, rows, w.down.select(0, e));
-    const at::Tensor gate = kept.narrow(0, first, count).narrow(1, 0, inner);
-    const at::Tensor up = kept.narrow(0, first, count).narrow(1, inner, inner);
-    const at::Tensor silu = at::silu(gate), act = silu * up;
-    const at::Tensor dots = (da * act).sum(1);
-    at::Tensor scale = at::empty({count, 1}, x.options());
-    for (int64_t i = 0; i < count; ++i) {
-      result.slot_weights[slots[i]] = dots.const_data_ptr<float>()[i];
-      scale.data_ptr<float>()[i] = dispatch.weights[slots[i]];
-    }
-    if (!wants_x && !wants_weights) continue;
-    da.mul_(scale);
-    at::Tensor d_up = d_gate_up.narrow(1, inner, inner), d_gate = d_gate_up.narrow(1, 0, inner);
-    at::mul_out(d_up, da, silu);
-    at::silu_backward_out(d_gate, da.mul_(up), gate);
+    BackThroughGates(gate_up, da, slots, dispatch, d_gate_up, result.slot_weights);
     if (wants_weights) {
-      at::Tensor down_out = result.down.select(0, e), gate_up_out = result.gate_up.select(0, e);
-      at::mm_out(down_out, rows.mul_(scale).t(), act);
+      DownGradient(gate_up, rows, slots, dispatch, result.down.select(0, e));
       GatherRows(x, slots, dispatch.k, rows);
+      at::Tensor gate_up_out = result.gate_up.select(0, e);
       at::mm_out(gate_up_out, d_gate_up.t(), rows);
     }
     if (wants_x) {

@@ -5,7 +5,8 @@ import json
 import pytest
 from conftest import ROOT, copy_headers, fails
 
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "bench rewire", "study rewire", "config"]
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "bench route", "bench build",
+            "bench rewire", "study rewire", "config"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -29,7 +30,7 @@ def test_unknown_command_is_named(pointsman):
 
 
 @pytest.mark.parametrize("command, option", [
-    ("build", "--cluster"), ("build", "--store"), ("build", "--shard"), ("build", "--output-memory"),
+    ("build", "--cluster"), ("build", "--store"), ("build", "--shard"),
     ("build", "--transform-from"), ("build", "--capture"), ("verify", "--host")])
 def test_options_of_later_versions_are_refused(pointsman, command, option):
     fails(pointsman(command, option, "x"), 2, "unknown option", option, "--help")
@@ -54,7 +55,7 @@ def test_unknown_option_suggests_the_nearest(pointsman):
     (("generate", "--model", "m", "--prompt", "x", "--explain"), ("--explain", "--memory")),
     (("build", "--model", "m", "--corpus", "c", "--out", "o", "--index", "ivf"), ("--index", "'ivf'", "auto, exact")),
     (("build", "--model", "m", "--corpus", "c", "--out", "o", "--kind", "both"), ("--kind", "prototypes")),
-    (("eval", "--model", "m", "--corpus", "c", "--variants", "frozen,knn_lm"), ("--variants", "'knn_lm'", "shuffled_values")),
+    (("eval", "--model", "m", "--corpus", "c", "--variants", "frozen,knn_ml"), ("--variants", "'knn_ml'", "shuffled_values")),
     (("eval", "--model", "m"), ("--corpus",)),
     (("eval", "--model", "m", "--corpus", "c", "--task", "essay"), ("--task", "'essay'", "exact")),
     (("eval", "--model", "m", "--corpus", "c", "--answer-pattern", "x"), ("--answer-pattern", "--task")),

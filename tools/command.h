@@ -38,6 +38,8 @@ Result<Output> RunDocsList(const Settings& settings);
 Result<Output> RunBenchScan(const Settings& settings);
 Result<Output> RunBenchRewire(const Settings& settings);
 Result<Output> RunStudyRewire(const Settings& settings);
+Result<Output> RunBenchRoute(const Settings& settings);
+Result<Output> RunBenchBuild(const Settings& settings);
 Result<Output> RunConfig(const Settings& settings);
 
 }  // namespace pointsman

@@ -16,7 +16,8 @@ constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
 constexpr std::string_view kEverywhere =
-    "build eval probe plan generate inspect verify docs-list bench-scan bench-rewire study-rewire config";
+    "build eval probe plan generate inspect verify docs-list bench-scan bench-route bench-build bench-rewire "
+    "study-rewire config";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
                             std::string_view value_name, std::string_view fallback, std::string_view help) {
@@ -200,6 +201,26 @@ constexpr std::array kOptions = {
     Within(1, 65536,
            Option("batch", kInteger, "bench-scan", "N", "16",
                   "queries a call in the batched runs; single queries are always measured")),
+    Choice("olmoe-1b-7b small", Option("shape", kChoice, "bench-route", "NAME", "olmoe-1b-7b",
+                                       "the model's shape, with random weights; the first needs 4 GB")),
+    Within(1, 256, Option("layers", kInteger, "bench-route", "N", "", "MoE layers; none = the shape's own")),
+    Within(64, 1e8, Option("entries", kInteger, "bench-route", "N", "100000", "entries a layer")),
+    Within(64, 1e7, Option("prototypes", kInteger, "bench-route", "N", "2048", "prototypes a layer")),
+    Within(1, 1e6, Option("context", kInteger, "bench-route", "N", "1024", "tokens before the decoded one")),
+    Within(1, 1000, Option("rounds", kInteger, "bench-route", "N", "9", "medians are over so many rounds")),
+    Required(Option("model", kPath, "bench-build", "DIR", "", "the model's directory")),
+    Required(Option("corpus", kPaths, "bench-build", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Choice("prototypes knn",
+           Option("values", kChoice, "bench-build", "KIND", "prototypes",
+                  "what is built: prototypes trained through the loss, or the published kNN-MoE recipe's entries")),
+    Within(512, kLargest,
+           Option("max-tokens", kInteger, "bench-build", "N", "8000", "tokens of the reference split at most")),
+    Within(2, 1e6, Option("prototypes", kInteger, "bench-build", "N", "512", "prototypes a layer")),
+    Within(1, 1000, Option("rounds", kInteger, "bench-build", "N", "3", "medians are over so many rounds")),
+    Within(0, kLargest, Option("seed", kInteger, "bench-build", "N", "0", "of the split and the training")),
+    Option("python", kPath, "bench-build", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
+    Option("scripts", kPath, "bench-build", "DIR", "tools/bench", "where the rivals are"),
+    Within(1, 4096, Option("threads", kInteger, "bench-route bench-build", "N", "1", "threads, of every side")),
     Within(0, 4096,
            Option("threads", kInteger, kWithModel, "N", "0",
                   "threads to compute with; 0 = one a core. The result does not depend on it")),

@@ -1,8 +1,13 @@
 #include "models/families/olmoe.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
+#include "models/linear.h"
 #include "models/norm.h"
 
 namespace pointsman {
@@ -126,6 +131,35 @@ Result<std::unique_ptr<MoeModel>> OlmoeModel::Create(MoeConfig config, const Saf
   return std::unique_ptr<MoeModel>(std::move(model));
 }
 
+std::unique_ptr<OlmoeModel> OlmoeModel::CreateRandom(MoeConfig config, uint64_t seed) {
+  std::unique_ptr<OlmoeModel> model(new OlmoeModel(std::move(config), nullptr, {}));
+  const MoeConfig& c = model->config_;
+  at::Generator generator = at::detail::createCPUGenerator(seed);
+  // Rows of length near 1 over their inputs, so that activations keep their size through the layers.
+  const auto matrix = [&](at::IntArrayRef shape) {
+    const double radius = std::sqrt(3.0 / static_cast<double>(shape.back()));
+    return at::empty(shape, at::kFloat).uniform_(-radius, radius, generator);
+  };
+  const int64_t hidden = c.hidden_size, q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  model->embedding_ = matrix({c.vocab_size, hidden});
+  model->final_norm_ = at::ones({hidden}, at::kFloat);
+  model->output_ = c.tie_word_embeddings ? model->embedding_ : matrix({c.vocab_size, hidden});
+  Layer layer;
+  layer.input_norm = layer.post_attention_norm = model->final_norm_;
+  layer.attention.fused = matrix({q + 2 * kv, hidden});
+  layer.attention.query = layer.attention.fused.narrow(0, 0, q);
+  layer.attention.key = layer.attention.fused.narrow(0, q, kv);
+  layer.attention.value = layer.attention.fused.narrow(0, q + kv, kv);
+  layer.attention.output = matrix({hidden, q});
+  layer.attention.query_norm = at::ones({q}, at::kFloat);
+  layer.attention.key_norm = at::ones({kv}, at::kFloat);
+  layer.router = matrix({c.num_experts, hidden});
+  layer.experts.gate_up = matrix({c.num_experts, 2 * c.intermediate_size, hidden});
+  layer.experts.down = matrix({c.num_experts, hidden, c.intermediate_size});
+  std::fill(model->layers_.begin(), model->layers_.end(), layer);
+  return model;
+}
+
 at::Tensor OlmoeModel::Forward(const at::Tensor& ids, const ForwardOptions& options) const {
   const Cut first = ForwardTo(0, ids, options);
   return ForwardFrom(first, first.logits, options);
@@ -149,7 +183,7 @@ at::Tensor OlmoeModel::ForwardFrom(const Cut& from, const at::Tensor& logits, co
   if (options.last_only) x = x.narrow(1, x.size(1) - 1, 1);
   const at::Tensor normed = RmsNorm(x, final_norm_, config_.rms_norm_eps);
   const at::Tensor rows = normed.view({-1, config_.hidden_size});
-  at::Tensor output = at::linear(rows, output_);
+  at::Tensor output = Linear(rows, output_);
   if (options.hook) output = options.hook->Output(rows, output).contiguous();
   return output.view({x.size(0), x.size(1), config_.vocab_size});
 }
@@ -165,7 +199,7 @@ MoeModel::Cut OlmoeModel::RouteLayer(int index, const at::Tensor& x, int64_t pas
   cut.past = past;
   cut.residual = x + Attention(layer.attention, config_, rope_, normed, past, cache);
   cut.hidden = RmsNorm(cut.residual, layer.post_attention_norm, config_.rms_norm_eps).view({-1, config_.hidden_size});
-  cut.logits = at::linear(cut.hidden, layer.router);
+  cut.logits = Linear(cut.hidden, layer.router);
   if (options.hook) cut.logits = options.hook->Route(index, cut.hidden, cut.logits).contiguous();
   return cut;
 }

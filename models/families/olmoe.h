@@ -22,6 +22,10 @@ class OlmoeModel : public MoeModel {
   // Errors: kCorrupt (a tensor is absent or of another shape: names tensor and file), kUnsupported.
   static Result<std::unique_ptr<MoeModel>> Create(MoeConfig config, const SafetensorsFiles& files,
                                                   std::shared_ptr<const Tokenizer> tokenizer, Fingerprint fingerprint);
+  // A model of this shape with random weights, for measuring: all layers share the weights of one, so that a shape of
+  // many layers fits in memory while each layer still reads more than a cache holds. Has no tokenizer: tokenizer() must
+  // not be called.
+  static std::unique_ptr<OlmoeModel> CreateRandom(MoeConfig config, uint64_t seed);
 
   const MoeConfig& config() const override { return config_; }
   const Fingerprint& fingerprint() const override { return fingerprint_; }

@@ -34,6 +34,10 @@ constexpr std::array kCommands = {
     Command{"study-rewire", "what the settings of online rerouting do to the text that follows",
             "pointsman study rewire --model models/reference --text headers=/usr/include/c++ --plot study.svg",
             RunStudyRewire},
+    Command{"bench-route", "what routing costs beside one decode step of OLMoE-1B-7B's shape",
+            "pointsman bench route --entries 100000 --prototypes 2048", RunBenchRoute},
+    Command{"bench-build", "the build against PyTorch scripts that make the same values",
+            "pointsman bench build --model models/reference --corpus /usr/include/c++ --threads 2", RunBenchBuild},
     Command{"config", "the options in force and where each came from; the output is a file for --config",
             "pointsman config > pointsman.toml", RunConfig},
 };

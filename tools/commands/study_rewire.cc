@@ -19,12 +19,16 @@ namespace pointsman {
 namespace {
 
 // NAME=PATH
+Status CheckText(const std::string& given) {
+  const size_t equals = given.find('=');
+  if (equals != 0 && equals != std::string::npos && equals + 1 != given.size()) return {};
+  return Error{ErrorCode::kInvalidArgument, "--text " + given + ": use NAME=PATH, such as prose=docs/"};
+}
+
+// REQUIRES: CheckText accepts `given`.
 Result<StudyText> LoadText(const MoeModel& model, const CorpusOptions& options, const std::string& given,
                            uint32_t windows) {
   const size_t equals = given.find('=');
-  if (equals == 0 || equals == std::string::npos || equals + 1 == given.size()) {
-    return Error{ErrorCode::kInvalidArgument, "--text " + given + ": use NAME=PATH, such as prose=docs/"};
-  }
   return LoadStudyText(model, options, given.substr(0, equals), {given.substr(equals + 1)}, windows);
 }
 
@@ -53,6 +57,7 @@ Result<std::vector<StudySetting>> ChosenSettings(const Settings& settings, const
 Result<Output> RunStudyRewire(const Settings& settings) {
   POINTSMAN_TRY(const ReroutingOptions base, ReroutingOptionsOf(settings));
   POINTSMAN_TRY(std::vector<StudySetting> grid, ChosenSettings(settings, base));
+  for (const std::string& given : settings.Texts("text")) POINTSMAN_CHECK_OK(CheckText(given));
   CorpusOptions options;
   options.model = settings.Path("model");
   options.seed = static_cast<uint64_t>(settings.Integer("seed"));

@@ -1,0 +1,64 @@
+"""bench route and bench build on small sizes: what they print, and that both sides really did the same work."""
+
+import importlib.util
+import pathlib
+import sys
+
+import pytest
+from conftest import ROOT, fails
+
+SMALL_ROUTE = ("--shape", "small", "--prototypes", "256", "--context", "16", "--rounds", "3")
+
+
+def test_bench_route_times_entries_and_prototypes_beside_a_step(pointsman):
+    document = pointsman.json("bench", "route", *SMALL_ROUTE, "--entries", "3000", schema="bench_route")
+    exact, prototypes = document["runs"]
+    assert (document["layers"], document["entries_per_layer"]) == (3, 3000)
+    assert (exact["index"], exact["rows"]) == ("exact", 3000)
+    assert (prototypes["index"], prototypes["rows"]) == ("prototypes", 256)
+    for run in document["runs"]:
+        assert run["recall"] == 1.0
+        assert run["ratio"] == pytest.approx(run["route_s_per_token"] / run["decode_s_per_token"])
+        assert run["route_s_per_token"] < run["step_s_per_token"]
+    assert exact["bytes"] > prototypes["bytes"] / 4
+
+
+def test_bench_route_costs_more_with_more_entries(pointsman):
+    few, many = (pointsman.json("bench", "route", *SMALL_ROUTE, "--layers", "2", "--entries", n, schema="bench_route")
+                 for n in ("100", "200000"))
+    assert few["layers"] == many["layers"] == 2
+    assert many["runs"][0]["route_s_per_token"] > 5 * few["runs"][0]["route_s_per_token"]
+
+
+def test_bench_route_refuses_a_context_that_does_not_fit(pointsman):
+    fails(pointsman("bench", "route", "--shape", "small", "--context", "256"), 2, "--context 256", "256 positions")
+
+
+def small_build(model, corpus, *more):
+    return ("bench", "build", "--model", model, "--corpus", corpus, "--max-tokens", "1200", "--prototypes", "32",
+            "--rounds", "1", "--python", sys.executable, "--scripts", ROOT / "tools" / "bench", *more)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss-cpu is not installed: tools/setup bench")
+@pytest.mark.parametrize("values", ["prototypes", "knn"])
+def test_bench_build_compares_the_same_work(pointsman, model, corpus, values):
+    document = pointsman.json(*small_build(model, corpus, "--values", values), schema="bench_build")
+    assert document["values"] == values
+    assert 512 < document["tokens"] <= 1200
+    assert [side["name"] for side in document["baselines"]] == ["plain", "pytorch"]
+    for side in document["baselines"]:
+        assert side["ratio"] == pytest.approx(document["ours_tokens_per_s"] / side["tokens_per_s"])
+        assert side["nll"] == pytest.approx(document["ours_nll"], abs=0.05 if values == "prototypes" else 0.002)
+
+
+def test_bench_build_names_the_set_up_where_python_is_missing(pointsman, model, corpus):
+    missing = pathlib.Path("/nowhere/python")
+    arguments = [missing if a == sys.executable else a for a in small_build(model, corpus)]
+    fails(pointsman(*arguments), 1, str(missing), "tools/setup bench")
+
+
+def test_bench_build_refuses_values_of_other_work(pointsman, model, corpus, tmp_path):
+    for script in ("build_plain.py", "build_pytorch.py"):
+        (tmp_path / script).write_text('print(\'{"seconds": 1, "cpu_seconds": 1, "nll": 99.0}\')')
+    arguments = [tmp_path if a == ROOT / "tools" / "bench" else a for a in small_build(model, corpus, "--values", "knn")]
+    fails(pointsman(*arguments), 1, "build_plain.py", "99.0", "not the same work")
