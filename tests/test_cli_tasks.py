@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import fails
 
-FROZEN = ("--variants", "frozen", "--threads", "1", "--max-test-tokens", "20000")
+FROZEN = ("--variants", "frozen", "--max-test-tokens", "20000")
 
 
 def write_rows(path, rows):
@@ -22,9 +22,9 @@ def write_rows(path, rows):
 def ask(pointsman, model, corpus, off_domain):
     """Runs eval on rows; without a memory only frozen is asked."""
 
-    def run(rows, *arguments, schema="eval", **options):
+    def run(rows, *arguments, threads="1"):
         return pointsman.json("eval", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--test-corpus",
-                              rows, *FROZEN, *arguments, schema=schema, **options)
+                              rows, *FROZEN, "--threads", threads, *arguments, schema="eval")
 
     return run
 
@@ -105,7 +105,7 @@ def test_an_answer_counts_if_it_is_the_references(ask, exact_rows):
 def test_answers_do_not_depend_on_threads(ask, exact_rows):
     path, _ = exact_rows
     sampled = (*EXACT, "--temperature", "1", "--self-consistency", "3")
-    one, two = (ask(path, *sampled, "--threads", n)["tasks"] for n in ("1", "2"))
+    one, two = (ask(path, *sampled, threads=n)["tasks"] for n in ("1", "2"))
     assert one == two
 
 
@@ -223,7 +223,7 @@ def test_hostile_programs_fail_and_leave_nothing(pointsman, model, corpus, off_d
     escaped = pathlib.Path(f"/tmp/{word}")
     tests = [
         f"while :; do : {word}; done",
-        f"sleep 71; : {word} & setsid sh -c '(sleep 72; : {word}) &' & exit 0",  # passes, but its children must go
+        f"(sleep 71; : {word}) & setsid sh -c '(sleep 72; : {word}) &' & exit 0",  # passes, but its children must go
         f"b() {{ b {word} | b {word} & }}; b; sleep 73",
         "head -c 100000000 /dev/zero >big",
         "python3 -c \"import socket; socket.create_connection(('192.0.2.1', 80), 3)\"",
