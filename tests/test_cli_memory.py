@@ -5,7 +5,7 @@ import pathlib
 
 import jsonschema
 import pytest
-from conftest import ROOT, fails, flip_bit, truncate
+from conftest import SMALL_BUILD, ROOT, fails, flip_bit, truncate
 
 
 def manifest_of(memory):
