@@ -73,8 +73,8 @@ class GateSearch {
   std::vector<DocumentNll> frozen_sums_;
 };
 
-// tau and lambda are chosen under a first ramp, by quantiles: the search for the final one needs them, and the best
-// weights hardly depend on how soon the gate opens.
+// tau, lambda and tau2 are chosen under a first ramp, by quantiles: the search for the final one needs them, and the
+// best weights hardly depend on how soon the gate opens.
 Status AddOutput(const MoeModel& model, const ReferenceSet& set, const GateSamples& samples, OwnedGate gate,
                  const GateSearchOptions& options, Candidate& candidate) {
   const auto started = std::chrono::steady_clock::now();
@@ -84,9 +84,9 @@ Status AddOutput(const MoeModel& model, const ReferenceSet& set, const GateSampl
   POINTSMAN_TRY(const OutputTuning tuning, TuneOutput(model, set.calibration, candidate.tables, options.threads));
   candidate.build_s += SecondsSince(started);
   if (options.say) {
-    options.say(fmt::format("output memory for {}: tau {:g}, lambda {:g}, calibration {:.4f} -> {:.4f} nats",
-                            candidate.name, candidate.tables.output.tau, candidate.tables.output.lambda, tuning.before,
-                            tuning.after));
+    options.say(fmt::format("output memory for {}: tau {:g}, lambda {:g}, tau2 {:g}, calibration {:.4f} -> {:.4f} nats",
+                            candidate.name, candidate.tables.output.tau, candidate.tables.output.lambda,
+                            candidate.tables.output.tau2, tuning.before, tuning.after));
   }
   return {};
 }

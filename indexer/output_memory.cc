@@ -19,13 +19,14 @@ namespace pointsman {
 namespace {
 
 constexpr std::array kTaus{0.05, 0.1, 0.2};  // findings section 3, kNN-LM
-constexpr std::array kLambdas{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7};
+constexpr std::array kLambdas{0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9};
+constexpr std::array kTau2s{0.25f, 0.33f, 0.5f, 1.0f, kSureAtAnyDistance};
 constexpr int64_t kRowsATask = 256;
 
-// Losses of a block of rows for every (tau, lambda), and without votes.
+// Losses of a block of rows for every (tau, lambda, tau2), and without votes.
 struct GridSums {
   double frozen = 0;
-  std::array<std::array<double, kLambdas.size()>, kTaus.size()> mixed{};
+  std::array<std::array<std::array<double, kTau2s.size()>, kLambdas.size()>, kTaus.size()> mixed{};
   uint64_t tokens = 0;
 };
 
@@ -45,11 +46,17 @@ void AddRow(double nll, double gate, int32_t target, std::span<const Neighbour> 
   const double p = std::exp(-nll);
   sums.frozen += nll;
   sums.tokens += 1;
+  std::array<double, kTau2s.size()> confidence{};
+  for (size_t i = 0; i < kTau2s.size(); ++i) {
+    confidence[i] = Confidence(ConfidenceRule::kMaxSimilarity, kTau2s[i], found);
+  }
   for (size_t i = 0; i < kTaus.size(); ++i) {
     const double vote = VoteFor(target, found, next_tokens, kTaus[i]);
     for (size_t j = 0; j < kLambdas.size(); ++j) {
-      const double w = kLambdas[j] * gate;
-      sums.mixed[i][j] += w > 0 ? -std::log((1 - w) * p + w * vote) : nll;
+      for (size_t l = 0; l < kTau2s.size(); ++l) {
+        const double w = kLambdas[j] * gate * confidence[l];
+        sums.mixed[i][j][l] += w > 0 ? -std::log((1 - w) * p + w * vote) : nll;
+      }
     }
   }
 }
@@ -126,17 +133,22 @@ Result<OutputTuning> TuneOutput(const MoeModel& model, std::span<const Sequence>
     all.frozen += s.frozen;
     all.tokens += s.tokens;
     for (size_t i = 0; i < kTaus.size(); ++i) {
-      for (size_t j = 0; j < kLambdas.size(); ++j) all.mixed[i][j] += s.mixed[i][j];
+      for (size_t j = 0; j < kLambdas.size(); ++j) {
+        for (size_t l = 0; l < kTau2s.size(); ++l) all.mixed[i][j][l] += s.mixed[i][j][l];
+      }
     }
   }
   double best = all.frozen;
   tables.output.lambda = 0;
   for (size_t i = 0; i < kTaus.size(); ++i) {
     for (size_t j = 0; j < kLambdas.size(); ++j) {
-      if (!(all.mixed[i][j] < best)) continue;
-      best = all.mixed[i][j];
-      tables.output.tau = static_cast<float>(kTaus[i]);
-      tables.output.lambda = static_cast<float>(kLambdas[j]);
+      for (size_t l = 0; l < kTau2s.size(); ++l) {
+        if (!(all.mixed[i][j][l] < best)) continue;
+        best = all.mixed[i][j][l];
+        tables.output.tau = static_cast<float>(kTaus[i]);
+        tables.output.lambda = static_cast<float>(kLambdas[j]);
+        tables.output.tau2 = kTau2s[l];
+      }
     }
   }
   const double tokens = all.tokens > 0 ? static_cast<double>(all.tokens) : 1;

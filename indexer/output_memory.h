@@ -1,6 +1,6 @@
 // Makes the output memory of a memory (router/output_vote.h): keys are the last hidden states of the reference tokens
 // with the memory routing, values the tokens that followed. The reference documents fill it, the calibration documents
-// choose tau and lambda under the memory's gate, nothing of the test split is read.
+// choose tau, lambda and tau2 under the memory's gate, nothing of the test split is read.
 #pragma once
 
 #include <memory>
@@ -21,8 +21,8 @@ struct OutputOptions {
 };
 
 // The output memory for the routing of `tables` (without layers: for the frozen router). The gate is left out while the
-// keys are recorded: keys must not depend on a ramp that is still to be found. tau and lambda are still to be chosen.
-// Tokens that the model is not to learn to say (mask 0) have no key.
+// keys are recorded: keys must not depend on a ramp that is still to be found. tau, lambda and tau2 are still to be
+// chosen. Tokens that the model is not to learn to say (mask 0) have no key.
 Result<OwnedOutput> MakeOutput(const MoeModel& model, const ReferenceSet& set, const OwnedTables& tables,
                                const OutputOptions& options);
 
@@ -32,8 +32,8 @@ struct OutputTuning {
   double after = 0;
 };
 
-// Sets tau and lambda of tables.output to the best of a grid (findings section 3) on `held_out`, under tables.gate;
-// lambda 0 if no vote helps.
+// Sets tau, lambda and tau2 of tables.output to the best of a grid (tau: findings section 3) on `held_out`, under
+// tables.gate; lambda 0 if no vote helps.
 Result<OutputTuning> TuneOutput(const MoeModel& model, std::span<const Sequence> held_out, OwnedTables& tables,
                                 int threads);
 

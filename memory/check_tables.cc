@@ -131,6 +131,7 @@ Status CheckOutput(const OutputView& output, size_t documents) {
   check.Require(std::isfinite(output.tau) && output.tau > 0, "tau is not a positive number");
   check.Require(output.lambda >= 0 && output.lambda <= kMaxLambda,
                 fmt::format("lambda is {}, not in 0..{}", output.lambda, kMaxLambda));
+  check.Require(std::isfinite(output.tau2) && output.tau2 > 0, "tau2 is not a positive number");
   check.Require(output.vocabulary >= 1 && output.vocabulary <= kMaxVocabulary, "the vocabulary is out of range");
   check.Require(output.keys.rows >= 1, "there are no keys");
   CheckKeys(output.keys, &check);

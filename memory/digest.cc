@@ -94,7 +94,7 @@ void HashOutput(Xxh3Stream* stream, const OutputView& output) {
   if (!output.enabled) return;
   stream->UpdateValue(output.vocabulary);
   stream->UpdateValue(output.k);
-  for (float value : {output.tau, output.lambda}) stream->UpdateValue(value);
+  for (float value : {output.tau, output.lambda, output.tau2}) stream->UpdateValue(value);
   HashTransform(stream, output.keys);
   RowHasher rows;
   for (uint64_t row = 0; row < output.keys.rows; ++row) {

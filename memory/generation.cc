@@ -42,11 +42,11 @@ static_assert(sizeof(GateParameters) == 40);
 struct OutputParameters {
   uint32_t vocabulary;
   int32_t k;
-  float tau, lambda;
-  uint32_t hidden, dim;
+  float tau, lambda, tau2;
+  uint32_t hidden, dim, reserved;
   uint64_t rows;
 };
-static_assert(sizeof(OutputParameters) == 32);
+static_assert(sizeof(OutputParameters) == 40);
 
 // Optional files of a generation, by their number in documents.bin.
 constexpr uint32_t kOutputPart = 1;
@@ -116,8 +116,8 @@ Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint
 Status WriteOutput(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id,
                    const OutputView& output) {
   const uint64_t rows = output.keys.rows;
-  const OutputParameters parameters{output.vocabulary,  output.k,        output.tau, output.lambda,
-                                    output.keys.hidden, output.keys.dim, rows};
+  const OutputParameters parameters{output.vocabulary,  output.k,        output.tau, output.lambda, output.tau2,
+                                    output.keys.hidden, output.keys.dim, 0,          rows};
   Sections sections;
   AddParameters(&sections, parameters);
   AddKeys(&sections, output.keys);
@@ -231,6 +231,7 @@ Result<OutputView> MapOutput(const SectionFile& file) {
   output.k = parameters.k;
   output.tau = parameters.tau;
   output.lambda = parameters.lambda;
+  output.tau2 = parameters.tau2;
   POINTSMAN_TRY(output.keys, MapKeys(file, parameters.hidden, parameters.dim, parameters.rows));
   POINTSMAN_TRY(output.next_tokens, file.GetOptional<int32_t>(SectionType::kNextTokens, parameters.rows, 1));
   POINTSMAN_TRY(output.references, file.GetOptional<EntryRef>(SectionType::kReferences, parameters.rows, 1));

@@ -80,7 +80,7 @@ class GenerationOfPrototypes : public testing::Test {
                   .window = 50,
                   .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
                   .is_common = {0, 1, 0}};
-    owned.output = {.enabled = true, .vocabulary = kVocabulary, .k = 3, .tau = 0.2f, .lambda = 0.4f};
+    owned.output = {.enabled = true, .vocabulary = kVocabulary, .k = 3, .tau = 0.2f, .lambda = 0.4f, .tau2 = 0.3f};
     owned.output.keys.hidden = kHidden;
     owned.output.keys.dim = kDim;
     owned.output.keys.mean = Random(kHidden);
@@ -165,6 +165,7 @@ void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
   EXPECT_EQ(a.output.k, b.output.k);
   EXPECT_EQ(a.output.tau, b.output.tau);
   EXPECT_EQ(a.output.lambda, b.output.lambda);
+  EXPECT_EQ(a.output.tau2, b.output.tau2);
   ExpectSameKeys(a.output.keys, b.output.keys);
   EXPECT_EQ(Copy(a.output.next_tokens), Copy(b.output.next_tokens));
   ASSERT_EQ(a.output.references.size(), b.output.references.size());

@@ -91,9 +91,13 @@ struct GateView {
   std::span<const uint8_t> is_common;  // [P], 1: unrelated text has the pair too
 };
 
+// A tau2 with which g is 1 whatever the similarity.
+inline constexpr float kSureAtAnyDistance = 1e9f;
+
 // Optional output memory (kNN-LM; design.md 8 `knn_lm`, `memory+output`): the same reference tokens vote on the next
 // token instead of on experts. q is the model's last hidden state (after the final norm, what the lm head reads):
-//   p = (1 - lambda G) p_LM + lambda G sum_j softmax_j(s_j / tau) [next_tokens_j]    over the k nearest keys.
+//   p = (1 - w) p_LM + w sum_j softmax_j(s_j / tau) [next_tokens_j]    over the k nearest keys,
+//   w = lambda G g,  g = exp((max_j s_j - 1) / tau2): far neighbours say less (docs/decisions/006-output-memory.md).
 // Under the context gate of the tables, like the routing; formulas and order of operations: router/output_vote.h.
 struct OutputView {
   bool enabled = false;
@@ -101,6 +105,7 @@ struct OutputView {
   int32_t k = 64;
   float tau = 0.1f;
   float lambda = 0.0f;  // 0..0.99; 0: the output memory is silent
+  float tau2 = kSureAtAnyDistance;
   KeyIndexView keys;
   std::span<const int32_t> next_tokens;  // [R]
   std::span<const EntryRef> references;  // [R]: where the next token stands; may be empty

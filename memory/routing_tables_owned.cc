@@ -43,6 +43,7 @@ OutputView ViewOf(const OwnedOutput& output) {
           .k = output.k,
           .tau = output.tau,
           .lambda = output.lambda,
+          .tau2 = output.tau2,
           .keys = ViewOf(output.keys),
           .next_tokens = output.next_tokens,
           .references = output.references};

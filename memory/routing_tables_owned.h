@@ -65,6 +65,7 @@ struct OwnedOutput {
   int32_t k = 64;
   float tau = 0.1f;
   float lambda = 0.0f;
+  float tau2 = kSureAtAnyDistance;
   OwnedKeyIndex keys = {};
   std::vector<int32_t> next_tokens = {};  // [R]
   std::vector<EntryRef> references = {};  // [R] or empty

@@ -18,7 +18,7 @@
 
 namespace pointsman {
 
-inline constexpr uint32_t kDerivedVersion = 2;
+inline constexpr uint32_t kDerivedVersion = 3;
 inline constexpr uint64_t kDerivedBlockBytes = 64 << 10;
 inline constexpr uint64_t kSectionAlign = 64;
 

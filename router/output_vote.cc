@@ -17,7 +17,8 @@ double LogSumExp(std::span<const float> logits) {
 bool OutputVoter::Vote(const OutputView& output, std::span<const Neighbour> neighbours, double weight,
                        std::span<float> logits) {
   const std::span<const Neighbour> found = FoundNeighbours(neighbours);
-  if (!(weight > 0) || found.empty()) return false;
+  weight *= Confidence(ConfidenceRule::kMaxSimilarity, output.tau2, found);
+  if (!(weight > 0)) return false;
   const double tau = output.tau, nearest = found.front().similarity;
   double total = 0;
   weights_.clear();

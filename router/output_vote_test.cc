@@ -76,6 +76,27 @@ TEST(OutputVote, IsTheMixtureOfProbabilities) {
   }
 }
 
+TEST(OutputVote, FarNeighboursSayLess) {
+  VoteCase c = RandomCase(7);
+  OutputView view = c.View();
+  view.tau2 = 0.25f;
+  for (const float nearest : {1.0f, 0.8f, 0.2f}) {
+    const float down = nearest - c.found.front().similarity;
+    for (Neighbour& n : c.found) n.similarity += down;
+    std::vector<float> logits = c.logits;
+    ASSERT_TRUE(OutputVoter().Vote(view, c.found, 0.8, logits));
+    const auto expected = Mixture(c.logits, c.found, c.next, c.tau, 0.8 * std::exp((double{nearest} - 1) / 0.25));
+    const double norm = LogSumExp(logits);
+    for (int32_t v = 0; v < kTokens; ++v) {
+      EXPECT_NEAR(logits[v] - norm, static_cast<double>(std::log(expected[v])), 2e-6) << nearest << " " << v;
+    }
+  }
+  view.tau2 = 1e-30f;  // so far that the weight is no number above 0
+  std::vector<float> logits = c.logits;
+  EXPECT_FALSE(OutputVoter().Vote(view, c.found, 0.8, logits));
+  EXPECT_TRUE(SameBits(logits, c.logits));
+}
+
 TEST(OutputVote, LeavesTokensWithoutAVoteTheirBits) {
   const VoteCase c = RandomCase(3);
   std::vector<float> logits = c.logits;

@@ -95,7 +95,7 @@ OwnedTables CopyTables(const RoutingTables& tables) {
                             Copy(l.token_table_scales)});
   }
   const OutputView& o = tables.output;
-  owned.output = {o.enabled,           o.vocabulary,      o.k, o.tau, o.lambda, CopyKeys(o.keys),
+  owned.output = {o.enabled,           o.vocabulary,      o.k, o.tau, o.lambda, o.tau2, CopyKeys(o.keys),
                   Copy(o.next_tokens), Copy(o.references)};
   return owned;
 }

@@ -44,9 +44,9 @@ Result<OutputVariants::Built> OutputVariants::Build(const std::string& name) {
   POINTSMAN_TRY(const OutputTuning tuning, TuneOutput(model_, reference_->calibration, tables, threads_));
   Built built;
   built.build_s = shared_s + SecondsSince(started);
-  built.note = fmt::format("{}: {} keys, tau {:g}, lambda {:g}, calibration {:.4f} -> {:.4f} nats", name,
-                           tables.output.next_tokens.size(), tables.output.tau, tables.output.lambda, tuning.before,
-                           tuning.after);
+  built.note = fmt::format("{}: {} keys, tau {:g}, lambda {:g}, tau2 {:g}, calibration {:.4f} -> {:.4f} nats", name,
+                           tables.output.next_tokens.size(), tables.output.tau, tables.output.lambda,
+                           tables.output.tau2, tuning.before, tuning.after);
   built.tables = MakeTables(std::move(tables));
   return built;
 }

@@ -40,11 +40,8 @@ std::string LayerText(const LayerView& layer) {
 // null without an output memory.
 nlohmann::json OutputJson(const OutputView& output) {
   if (!output.enabled) return nullptr;
-  return {{"rows", output.keys.rows},
-          {"dim", output.keys.dim},
-          {"k", output.k},
-          {"tau", output.tau},
-          {"lambda", output.lambda}};
+  return {{"rows", output.keys.rows}, {"dim", output.keys.dim},  {"k", output.k},
+          {"tau", output.tau},        {"lambda", output.lambda}, {"tau2", output.tau2}};
 }
 
 // Mean value of each expert over the layer's rows: what the memory pushes on average.
@@ -109,9 +106,9 @@ Output WholeMemory(const Memory& memory) {
     text += LayerText(layer);
   }
   if (tables.output.enabled) {
-    text += fmt::format("  output: {} next tokens of {} dimensions, k {}, tau {:.3g}, lambda {:.3g}\n",
+    text += fmt::format("  output: {} next tokens of {} dimensions, k {}, tau {:.3g}, lambda {:.3g}, tau2 {:.3g}\n",
                         FormatCount(tables.output.keys.rows), tables.output.keys.dim, tables.output.k,
-                        tables.output.tau, tables.output.lambda);
+                        tables.output.tau, tables.output.lambda, tables.output.tau2);
   }
   text += fmt::format("digest: {}\nverdict: {}\n", digest, VerdictText(manifest.verdict));
   return output;
