@@ -97,6 +97,23 @@ at::Tensor MeanLosses(const at::Tensor& logits, const at::Tensor& targets, const
   return (flat.view(weights.sizes()) * weights).sum(1) / weights.sum(1).clamp_min(1);
 }
 
+// Per context and layer: root of the sum of squares over the tokens, [B, E].
+at::Tensor Spread(const at::Tensor& rows) { return rows.square().sum(1).sqrt() + 1e-20; }
+
+// [B, 1]: the cosine between the steps of the first and of the second half of the counted tokens, at least 0.
+at::Tensor Agreement(const std::vector<at::Tensor>& rows, const at::Tensor& weights) {
+  const at::Tensor head = (weights.cumsum(1) <= 0.5 * weights.sum(1, /*keepdim=*/true)).to(at::kFloat).unsqueeze(-1);
+  std::vector<at::Tensor> first, second;
+  for (const at::Tensor& layer : rows) {
+    const at::Tensor spread = Spread(layer), beginning = (layer * head).sum(1);
+    first.push_back(beginning / spread);
+    second.push_back((layer.sum(1) - beginning) / spread);
+  }
+  const at::Tensor a = at::cat(first, 1), b = at::cat(second, 1);
+  const at::Tensor lengths = (a.square().sum(1, /*keepdim=*/true) * b.square().sum(1, /*keepdim=*/true)).sqrt();
+  return ((a * b).sum(1, /*keepdim=*/true) / (lengths + 1e-12)).clamp_min(0);
+}
+
 }  // namespace
 
 struct Rerouter::Gradients {
@@ -206,11 +223,11 @@ Result<Rerouted> Rerouter::Fit(const at::Tensor& weights) {
       sums.push_back(gradients.rows[i].sum(1));
     }
     if (options_.rule == ReroutingRule::kAdam) adam.Step(sums, 1.0);
+    at::Tensor rate = at::full({batch, 1}, options_.rate);
+    if (options_.rule == ReroutingRule::kAgreement) rate = rate * Agreement(gradients.rows, weights);
     for (size_t i = 0; i < adapted_.size(); ++i) {
       at::Tensor& vectors = result.vectors[adapted_[i]];
-      if (options_.rule == ReroutingRule::kEvidence) {
-        vectors -= options_.rate * sums[i] / (gradients.rows[i].square().sum(1).sqrt() + 1e-20);
-      }
+      if (options_.rule != ReroutingRule::kAdam) vectors -= rate * sums[i] / Spread(gradients.rows[i]);
       const at::Tensor scale = scales_.select(1, adapted_[i]).unsqueeze(1) * (1 - done);
       vectors.copy_(previous[i] + scale * (vectors - previous[i]));
     }

@@ -248,6 +248,33 @@ TEST_F(ContextsOfATinyModel, AnEvidenceStepDividesByHowMuchTokensDisagree) {
   }
 }
 
+TEST_F(ContextsOfATinyModel, AnAgreementStepIsScaledByHowFarTheHalvesAgree) {
+  const auto step = [&](ReroutingRule rule) {
+    return Adapted({contexts_[1]}, {.rule = rule, .steps = 1, .rate = 0.1}).vectors;
+  };
+  const std::vector<at::Tensor> gradients = TokenGradients(*model_, BatchOf({contexts_[1]}));
+  std::vector<at::Tensor> first, second;
+  for (const at::Tensor& layer : gradients) {
+    const at::Tensor spread = layer.square().sum(0).sqrt() + 1e-20;
+    first.push_back(layer.narrow(0, 0, 20).sum(0) / spread);
+    second.push_back(layer.narrow(0, 20, 20).sum(0) / spread);
+  }
+  const double cosine = at::cosine_similarity(at::cat(first), at::cat(second), 0).item<double>();
+  const VectorBatch evidence = step(ReroutingRule::kEvidence), agreement = step(ReroutingRule::kAgreement);
+  for (size_t layer = 0; layer < evidence.size(); ++layer) {
+    EXPECT_TRUE(at::allclose(agreement[layer], std::max(0.0, cosine) * evidence[layer], 1e-3, 1e-5));
+  }
+  EXPECT_GT(cosine, 0.01);
+}
+
+TEST_F(ContextsOfATinyModel, OneTokenAgreesWithNothing) {
+  Sequence one = contexts_[0];
+  one.inputs.resize(1);
+  one.targets.resize(1);
+  one.mask.resize(1);
+  for (const at::Tensor& layer : Adapted({one}, {}).vectors) EXPECT_EQ(layer.abs().max().item<float>(), 0);
+}
+
 TEST_F(ContextsOfATinyModel, StepsFromTheLowestAdaptedLayerAreThoseOfWholePasses) {
   // Two Adam steps on the last two layers, beside the memory, against whole passes with gradients everywhere.
   const ReroutingOptions options{
@@ -333,12 +360,14 @@ TEST_F(ContextsOfATinyModel, SessionsOfOneBatchRouteAsEachAlone) {
 }
 
 TEST_F(ContextsOfATinyModel, OnlyChosenLayersMove) {
-  const Rerouted last = Adapted(contexts_, {.layers = ReroutedLayers::kLast, .layer_count = 1});
+  const ReroutingRule rule = ReroutingRule::kEvidence;  // agreement may leave a context as it is
+  const Rerouted last = Adapted(contexts_, {.rule = rule, .layers = ReroutedLayers::kLast, .layer_count = 1});
   EXPECT_EQ(Largest(last.vectors, 0), 0);
   EXPECT_EQ(Largest(last.vectors, 1), 0);
   EXPECT_GT(Largest(last.vectors, 2), 0);
-  const Rerouted most = Adapted(contexts_, {.layers = ReroutedLayers::kMostConfident, .layer_count = 1});
-  const Rerouted least = Adapted(contexts_, {.layers = ReroutedLayers::kLeastConfident, .layer_count = 2});
+  const Rerouted most = Adapted(contexts_, {.rule = rule, .layers = ReroutedLayers::kMostConfident, .layer_count = 1});
+  const Rerouted least =
+      Adapted(contexts_, {.rule = rule, .layers = ReroutedLayers::kLeastConfident, .layer_count = 2});
   for (int64_t b = 0; b < 3; ++b) {
     for (int64_t layer = 0; layer < 3; ++layer) {  // 1 most + 2 least confident layers are all three
       EXPECT_NE(Largest(most.vectors, layer, b) > 0, Largest(least.vectors, layer, b) > 0);

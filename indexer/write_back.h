@@ -5,7 +5,7 @@
 //                already + the text's vector, so that an entry found again does what was done
 //   prototypes   one prototype a layer: the mean of the tokens' keys, the value = the text's vector
 //
-// A copy in RAM; nothing is published. docs/decisions/008 has what it gains. Threads: runs on the calling thread.
+// A copy in RAM; nothing is published. docs/results.md has what it gains. Threads: runs on the calling thread.
 #pragma once
 
 #include <memory>

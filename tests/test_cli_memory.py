@@ -186,6 +186,20 @@ def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, m
     assert [v["gain"] for v in still["variants"] if v["name"] == "rewiring"] == [0]
 
 
+def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, model, built_memory, corpus):
+    base = ("study", "rewire", "--model", model, "--text", f"headers={corpus}", "--windows", "500", "--threads", "1")
+    groups = ("--groups", "beside a memory,next window")
+    report = pointsman.json(*base, "--memory", built_memory, *groups, schema="study_rewire")
+    labels = [row["label"] for row in report["rows"]]
+    assert labels[:4] == ["rerouting", "memory", "memory + rerouting", "  minus memory"]
+    assert labels[7:] == ["carried", "memory", "memory + carried", "written back", "minus memory: memory + carried",
+                          "minus memory: written back"]
+    gains = [row["cells"][0]["gain"] for row in report["rows"]]
+    assert abs(gains[2] - gains[1] - gains[3]) < 1e-6 and abs(gains[5] - gains[0] - gains[6]) < 1e-6
+    everything = pointsman.json(*base, "--groups", "default", schema="study_rewire")
+    assert report["texts"][0]["windows"] < everything["texts"][0]["windows"]
+
+
 def test_generate_rewires(pointsman, model, built_memory):
     prompt = "namespace std { template <typename T> class vector; template <typename T> class list;"
     base = ("generate", "--model", model, "--prompt", prompt, "--max-tokens", "12")

@@ -157,6 +157,11 @@ def test_study_rewire_varies_one_setting_at_a_time(pointsman, tmp_path):
                               "2", "--groups", "default,guard", "--plot", plot, "--threads", "1", schema="study_rewire")
     assert [row["label"] for row in document["rows"]] == ["default", "off", "0", "0.01", "0.03"]
     assert document["texts"] == [{"name": "headers", "windows": 2, "tokens": 256}]
+    again = pointsman.json("study", "rewire", "--model", ROOT / "models/reference", "--text", f"headers={headers}", "--text",
+                           f"headers={headers}", "--windows", "2", "--groups", "default", "--threads", "1")
+    assert again["texts"] == document["texts"]
+    fails(pointsman("study", "rewire", "--model", ROOT / "models/reference", "--text", f"a={headers}", "--groups", "beside a memory"),
+          2, "beside a memory", "--memory")
     assert plot.read_text().startswith("<svg")
     fails(pointsman("study", "rewire", "--model", "m", "--text", "headers"), 2, "--text headers", "NAME=PATH")
     fails(pointsman("study", "rewire", "--model", "m", "--text", "a=b", "--groups", "colour"), 2, "colour", "guard")

@@ -147,7 +147,7 @@ constexpr std::array kOptions = {
         "online rerouting: learn one vector a layer from the text so far, before the prompt is read and again later"),
     Within(0, 1000,
            Option("rewire-steps", kInteger, kRewires, "N", "1", "online rerouting: steps each time it learns")),
-    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.06", "online rerouting: how far a step goes")),
+    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.25", "online rerouting: how far a step goes")),
     Within(1, 1e6,
            Option("rewire-interval", kInteger, "generate eval bench-rewire", "N", "128",
                   "online rerouting: learn again every N new tokens")),
@@ -158,13 +158,16 @@ constexpr std::array kOptions = {
     Option("rewire-guard", kText, kRewires, "NATS", "off",
            "online rerouting: keep what was learned only if it lowers the loss on the text's last quarter by more than "
            "this; off = always"),
-    Required(Option("text", kTexts, "study-rewire", "NAME=PATH", "", "a text of one kind; may be given several times")),
+    Required(Option("text", kTexts, "study-rewire", "NAME=PATH", "",
+                    "a text of one kind; may be given several times, a name that comes again has several paths")),
     Within(1, 10000, Option("windows", kInteger, "study-rewire", "N", "48", "windows of each text at most")),
     Option("groups", kNames, "study-rewire", "NAMES", "all", "which settings to vary, from the table's first column"),
     Option("plot", kPath, "study-rewire", "FILE", "", "write the plot, SVG"),
-    Choice("adam evidence", Option("rewire-rule", kChoice, kRewires, "RULE", "evidence",
-                                   "online rerouting: Adam moves every expert alike; evidence moves one as far as the "
-                                   "text's tokens agree on it")),
+    Choice(
+        "adam evidence agreement",
+        Option("rewire-rule", kChoice, kRewires, "RULE", "agreement",
+               "online rerouting: Adam moves every expert alike; evidence moves one as far as the text's tokens agree "
+               "on it; agreement is evidence scaled by how far the text's two halves agree")),
     Option("session", kPath, "generate", "FILE", "",
            "online rerouting goes on from the vectors in this file, if it is there, and writes the last ones to it"),
     Choice("keep recompute",

@@ -42,7 +42,10 @@ Result<ReroutingOptions> ReroutingOptionsOf(const Settings& settings) {
   ReroutingOptions options;
   options.steps = static_cast<int>(settings.Integer("rewire-steps"));
   options.rate = settings.Real("rewire-lr");
-  options.rule = settings.Text("rewire-rule") == "adam" ? ReroutingRule::kAdam : ReroutingRule::kEvidence;
+  const std::string rule = settings.Text("rewire-rule");
+  options.rule = rule == "adam"       ? ReroutingRule::kAdam
+                 : rule == "evidence" ? ReroutingRule::kEvidence
+                                      : ReroutingRule::kAgreement;
   const std::string layers = settings.Text("rewire-layers"), guard = settings.Text("rewire-guard");
   if (!ParseLayers(layers, &options)) {
     return Error{ErrorCode::kInvalidArgument,

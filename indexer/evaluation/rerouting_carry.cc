@@ -81,12 +81,13 @@ Result<std::vector<StudyRow>> RunNextWindowStudy(const MoeModel& model, std::spa
       POINTSMAN_TRY(const std::vector<double> values, pair);
       for (size_t kind = 0; kind < kinds; ++kind) by_kind[kind].push_back(values[kind]);
     }
-    rows.resize(kinds - 1);
-    for (size_t kind = 1; kind < kinds; ++kind) {
-      rows[kind - 1].setting.group = "next window";
-      rows[kind - 1].setting.label = labels[kind];
-      rows[kind - 1].setting.rerouting = rerouting;
-      rows[kind - 1].cells.push_back(CompareWindows(by_kind[kind], by_kind[0]));
+    rows.resize(kinds - 1 + (memory ? 2 : 0));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const size_t kind = i + 1 < kinds ? i + 1 : i - 1, against = i + 1 < kinds ? 0 : 2;
+      rows[i].setting.group = "next window";
+      rows[i].setting.label = (against > 0 ? "minus memory: " : "") + labels[kind];
+      rows[i].setting.rerouting = rerouting;
+      rows[i].cells.push_back(CompareWindows(by_kind[kind], by_kind[against]));
     }
   }
   return rows;

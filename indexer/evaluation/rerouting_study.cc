@@ -29,21 +29,6 @@ Sequence WithContext(const Sequence& window, uint32_t context) {
   return cut;
 }
 
-std::vector<Sequence> WindowsOf(const StudyText& text, uint32_t context) {
-  std::vector<Sequence> windows;
-  for (const Sequence& window : text.windows) windows.push_back(WithContext(window, context));
-  return AfterContext(windows, context);
-}
-
-std::vector<double> MeansOf(std::span<const SequenceScore> scores, std::span<const Sequence> windows) {
-  std::vector<double> means;
-  for (size_t i = 0; i < scores.size(); ++i) {
-    const double tokens = std::accumulate(windows[i].mask.begin(), windows[i].mask.end(), 0.0);
-    means.push_back(std::accumulate(scores[i].nll.begin(), scores[i].nll.end(), 0.0) / tokens);
-  }
-  return means;
-}
-
 Result<double> LearnMs(const MoeModel& model, std::span<const Sequence> windows, const StudySetting& setting) {
   constexpr size_t kContexts = 5;
   std::vector<double> times;
@@ -82,6 +67,15 @@ void AddAdam(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
   }
 }
 
+// The other rules at several rates: what the mean gain costs on the worst window.
+void AddEvidence(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
+  for (const double rate : {.015, .03, .06, .1}) {
+    grid.push_back(Setting("evidence", fmt::format("{:g}", rate), base));
+    grid.back().rerouting.rule = ReroutingRule::kEvidence;
+    grid.back().rerouting.rate = rate;
+  }
+}
+
 void AddLayers(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
   ReroutingOptions layers = base;
   layers.soft = false;
@@ -106,6 +100,21 @@ void AddLayers(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
 }
 
 }  // namespace
+
+std::vector<Sequence> StudyWindows(const StudyText& text, uint32_t context) {
+  std::vector<Sequence> windows;
+  for (const Sequence& window : text.windows) windows.push_back(WithContext(window, context));
+  return AfterContext(windows, context);
+}
+
+std::vector<double> MeansOf(std::span<const SequenceScore> scores, std::span<const Sequence> windows) {
+  std::vector<double> means;
+  for (size_t i = 0; i < scores.size(); ++i) {
+    const double tokens = std::accumulate(windows[i].mask.begin(), windows[i].mask.end(), 0.0);
+    means.push_back(std::accumulate(scores[i].nll.begin(), scores[i].nll.end(), 0.0) / tokens);
+  }
+  return means;
+}
 
 StudyCell CompareWindows(std::span<const double> means, std::span<const double> frozen) {
   StudyCell cell;
@@ -132,10 +141,11 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
     grid.push_back(Setting("steps", std::to_string(steps), base));
     grid.back().rerouting.steps = steps;
   }
-  for (const double rate : {.02, .05, .1, .2, .4}) {
+  for (const double rate : {.06, .12, .25, .35, .5}) {
     grid.push_back(Setting("rate", fmt::format("{:g}", rate), base));
     grid.back().rerouting.rate = rate;
   }
+  AddEvidence(base, grid);
   AddAdam(base, grid);
   AddLayers(base, grid);
   for (const double margin : {-1.0, 0.0, 0.01, 0.03}) {
@@ -159,13 +169,14 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
 }
 
 Result<StudyText> LoadStudyText(const MoeModel& model, const CorpusOptions& options, const std::string& name,
-                                const std::vector<std::string>& paths, uint32_t windows) {
+                                const std::vector<std::string>& paths, uint32_t windows,
+                                std::span<const Document> known) {
   constexpr uint32_t kWindowsPerDocument = 2;
   SplitBudgets budgets;
   budgets.max_tokens_per_document = kWindowsPerDocument * static_cast<uint32_t>(model.config().max_positions);
   budgets.test_tokens = uint64_t{2} * budgets.max_tokens_per_document * windows;
   POINTSMAN_TRY(const Corpus corpus,
-                PrepareTestCorpus(model.tokenizer(), IngestOf(options, paths), budgets, options.seed));
+                PrepareTestCorpus(model.tokenizer(), IngestOf(options, paths), budgets, options.seed, known));
   StudyText text{name, {}};
   for (Sequence& s : MakeSequences(corpus.documents, SplitRole::kTest, SequenceOptionsOf(model.config()))) {
     if (s.inputs.size() < kStudyContext + kStudyFewest || text.windows.size() >= windows) continue;
@@ -185,7 +196,7 @@ Result<StudyReport> RunReroutingStudy(const MoeModel& model, std::span<const Stu
   for (const StudyText& text : texts) {
     report.texts.push_back(text.name);
     report.windows.push_back(text.windows.size());
-    report.tokens.push_back(CountTargets(WindowsOf(text, kStudyContext)));
+    report.tokens.push_back(CountTargets(StudyWindows(text, kStudyContext)));
   }
   std::map<std::pair<size_t, uint32_t>, std::vector<double>> frozen;  // by text and context
   for (const StudySetting& setting : settings) {
@@ -197,7 +208,7 @@ Result<StudyReport> RunReroutingStudy(const MoeModel& model, std::span<const Stu
     scoring.recompute = setting.recompute;
     scoring.threads = threads;
     for (size_t t = 0; t < texts.size(); ++t) {
-      const std::vector<Sequence> windows = WindowsOf(texts[t], setting.context);
+      const std::vector<Sequence> windows = StudyWindows(texts[t], setting.context);
       std::vector<double>& baseline = frozen[{t, setting.context}];
       if (baseline.empty()) {
         ReroutedScoring plain = scoring;

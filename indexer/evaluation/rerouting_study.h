@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "adapt/objective.h"
 #include "adapt/rerouting_options.h"
 #include "adapt/sequences.h"
 #include "indexer/builder.h"
+#include "memory/document.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
 #include "models/model.h"
@@ -63,10 +65,11 @@ struct StudyReport {
 // One setting varied at a time around `base`; the first row is `base` itself, group "default".
 std::vector<StudySetting> StudyGrid(const ReroutingOptions& base);
 
-// `paths` as `--corpus` takes them; at most `windows` windows, two a document. kInvalidArgument: no text is long
-// enough.
+// `paths` as `--corpus` takes them; at most `windows` windows, two a document, none of a near-duplicate of `known`
+// (what a memory was made from). kInvalidArgument: no text is long enough.
 Result<StudyText> LoadStudyText(const MoeModel& model, const CorpusOptions& options, const std::string& name,
-                                const std::vector<std::string>& paths, uint32_t windows);
+                                const std::vector<std::string>& paths, uint32_t windows,
+                                std::span<const Document> known = {});
 
 Result<StudyReport> RunReroutingStudy(const MoeModel& model, std::span<const StudyText> texts,
                                       std::span<const StudySetting> settings, int threads,
@@ -77,6 +80,17 @@ Result<StudyReport> RunReroutingStudy(const MoeModel& model, std::span<const Stu
 Result<std::vector<StudyRow>> RunNextWindowStudy(const MoeModel& model, std::span<const StudyText> texts,
                                                  const ReroutingOptions& rerouting,
                                                  const std::shared_ptr<const RoutingTables>& memory, int threads);
+
+// Rows of the group "beside a memory": the memory and rerouting, each alone and together, the vectors started at zero
+// or at the memory's mean retrieved change (warm). "a minus b": the change against b, paired by window; all others are
+// against frozen.
+Result<std::vector<StudyRow>> RunMemoryStudy(const MoeModel& model, std::span<const StudyText> texts,
+                                             const ReroutingOptions& rerouting,
+                                             const std::shared_ptr<const RoutingTables>& memory, int threads);
+
+// `text`'s windows with a context of `context` tokens, its losses masked; and the mean loss of each.
+std::vector<Sequence> StudyWindows(const StudyText& text, uint32_t context);
+std::vector<double> MeansOf(std::span<const SequenceScore> scores, std::span<const Sequence> windows);
 
 // The change of mean losses, by window.
 StudyCell CompareWindows(std::span<const double> means, std::span<const double> frozen);

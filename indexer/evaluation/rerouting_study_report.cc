@@ -44,7 +44,7 @@ class Scale {
 
 std::string Axis(const Scale& scale) {
   std::string svg;
-  for (const double tick : {-0.08, -0.04, 0.0, 0.02, 0.04, 0.08}) {
+  for (const double tick : {-0.06, -0.04, -0.02, 0.0, 0.02, 0.04, 0.06}) {
     const double y = scale.Y(tick);
     const char* stroke = tick == 0 ? "#718096" : tick == 0.02 ? "#e53e3e" : "#cbd5e0";
     svg += fmt::format("<line x1='{}' x2='{}' y1='{:.1f}' y2='{:.1f}' stroke='{}'/>", kLeft, kPanelWidth - kRight, y, y,
@@ -55,7 +55,7 @@ std::string Axis(const Scale& scale) {
 }
 
 std::string Draw(const Panel& panel, size_t texts) {
-  const Scale scale(-0.1, 0.1);
+  const Scale scale(-0.065, 0.065);
   const double step = (kPanelWidth - kLeft - kRight) / static_cast<double>(panel.rows.size());
   std::string svg = fmt::format("<text x='{}' y='18' font-weight='bold'>{}</text>", kLeft, panel.title) + Axis(scale);
   for (size_t i = 0; i < panel.rows.size(); ++i) {
@@ -129,7 +129,7 @@ std::string ToTable(const StudyReport& report) {
 
 std::string ToSvg(const StudyReport& report) {
   const std::vector<Panel> panels = PanelsOf(report);
-  const double legend = 34;
+  const double legend = 52;
   const auto rows = (panels.size() + kColumns - 1) / kColumns;
   const double width = kColumns * kPanelWidth, height = legend + static_cast<double>(rows) * kPanelHeight;
   std::string svg = fmt::format(
@@ -143,7 +143,10 @@ std::string ToSvg(const StudyReport& report) {
     x += 110;
   }
   svg += fmt::format(
-      "<text x='{}' y='20'>dot: mean change in nats per token, 2 se; triangle: worst window; red: +0.02</text>\n", x);
+      "<text x='{}' y='40'>dot: mean change of the loss against frozen, nats per token, with 2 standard errors; "
+      "triangle: "
+      "the worst window; red line: +0.02; beyond the scale = at its edge</text>\n",
+      kLeft);
   for (size_t i = 0; i < panels.size(); ++i) {
     svg += fmt::format("<g transform='translate({} {})'>", static_cast<double>(i % kColumns) * kPanelWidth,
                        legend + static_cast<double>(i / kColumns) * kPanelHeight);

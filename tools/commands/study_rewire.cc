@@ -25,14 +25,38 @@ Status CheckText(const std::string& given) {
   return Error{ErrorCode::kInvalidArgument, "--text " + given + ": use NAME=PATH, such as prose=docs/"};
 }
 
-// REQUIRES: CheckText accepts `given`.
-Result<StudyText> LoadText(const MoeModel& model, const CorpusOptions& options, const std::string& given,
-                           uint32_t windows) {
-  const size_t equals = given.find('=');
-  return LoadStudyText(model, options, given.substr(0, equals), {given.substr(equals + 1)}, windows);
+struct NamedPaths {
+  std::string name;
+  std::vector<std::string> paths;
+};
+
+// In the order of their first mention; a name that is given again has several paths.
+Result<std::vector<NamedPaths>> TextsOf(const Settings& settings) {
+  std::vector<NamedPaths> texts;
+  for (const std::string& given : settings.Texts("text")) {
+    POINTSMAN_CHECK_OK(CheckText(given));
+    const size_t equals = given.find('=');
+    const std::string name = given.substr(0, equals);
+    auto found = std::find_if(texts.begin(), texts.end(), [&](const NamedPaths& text) { return text.name == name; });
+    if (found == texts.end()) found = texts.insert(texts.end(), {name, {}});
+    found->paths.push_back(given.substr(equals + 1));
+  }
+  return texts;
+}
+
+// What the memory knows: text like it must not be scored under it.
+Result<std::vector<Document>> DocumentsOf(const Memory& memory) {
+  std::vector<Document> documents;
+  POINTSMAN_TRY(const std::unique_ptr<EntryStore> truth, memory.OpenTruth());
+  POINTSMAN_CHECK_OK(truth->ForEachDocument([&](const Document& document) -> Status {
+    documents.push_back(document);
+    return {};
+  }));
+  return documents;
 }
 
 constexpr const char* kNextWindow = "next window";  // not a setting: what was learned, later in the document
+constexpr const char* kBesideMemory = "beside a memory";
 
 bool IsChosen(const std::vector<std::string>& groups, const std::string& group) {
   return std::any_of(groups.begin(), groups.end(), [&](const std::string& g) { return g == "all" || g == group; });
@@ -41,7 +65,7 @@ bool IsChosen(const std::vector<std::string>& groups, const std::string& group) 
 Result<std::vector<StudySetting>> ChosenSettings(const Settings& settings, const ReroutingOptions& base) {
   const std::vector<std::string> groups = settings.Texts("groups");
   std::vector<StudySetting> grid = StudyGrid(base);
-  std::set<std::string> known{kNextWindow};
+  std::set<std::string> known{kNextWindow, kBesideMemory};
   for (const StudySetting& setting : grid) known.insert(setting.group);
   for (const std::string& group : groups) {
     if (group == "all" || known.contains(group)) continue;
@@ -57,31 +81,45 @@ Result<std::vector<StudySetting>> ChosenSettings(const Settings& settings, const
 Result<Output> RunStudyRewire(const Settings& settings) {
   POINTSMAN_TRY(const ReroutingOptions base, ReroutingOptionsOf(settings));
   POINTSMAN_TRY(std::vector<StudySetting> grid, ChosenSettings(settings, base));
-  for (const std::string& given : settings.Texts("text")) POINTSMAN_CHECK_OK(CheckText(given));
+  POINTSMAN_TRY(const std::vector<NamedPaths> named, TextsOf(settings));
   CorpusOptions options;
   options.model = settings.Path("model");
   options.seed = static_cast<uint64_t>(settings.Integer("seed"));
   options.threads = ThreadsOf(settings);
   POINTSMAN_TRY(const auto model, LoadModel(options));
+  std::shared_ptr<const RoutingTables> tables;
+  std::vector<Document> known;
+  if (settings.Has("memory")) {
+    POINTSMAN_TRY(const std::shared_ptr<const Memory> memory, Memory::Open(settings.Path("memory"), {}));
+    POINTSMAN_CHECK_OK(memory->CheckFingerprint(model->fingerprint()));
+    tables = std::shared_ptr<const RoutingTables>(memory, &memory->tables());
+    POINTSMAN_TRY(known, DocumentsOf(*memory));
+  }
+  const std::vector<std::string> groups = settings.Texts("groups");
+  if (!tables && std::find(groups.begin(), groups.end(), kBesideMemory) != groups.end()) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("--groups {}: give a --memory", kBesideMemory)};
+  }
+  const auto windows = static_cast<uint32_t>(settings.Integer("windows"));
   std::vector<StudyText> texts;
-  for (const std::string& given : settings.Texts("text")) {
-    POINTSMAN_TRY(StudyText text, LoadText(*model, options, given, static_cast<uint32_t>(settings.Integer("windows"))));
-    texts.push_back(std::move(text));
+  for (const NamedPaths& text : named) {
+    POINTSMAN_TRY(StudyText loaded, LoadStudyText(*model, options, text.name, text.paths, windows, known));
+    texts.push_back(std::move(loaded));
   }
   const auto say = [&](const StudyRow& row) {
     Say(options, fmt::format("{} {}: {:+.4f} nats on {}", row.setting.group, row.setting.label, row.cells[0].gain,
                              texts[0].name));
   };
   POINTSMAN_TRY(StudyReport report, RunReroutingStudy(*model, texts, grid, options.threads, say));
-  if (const std::vector<std::string> groups = settings.Texts("groups"); IsChosen(groups, kNextWindow)) {
-    std::shared_ptr<const RoutingTables> tables;
-    if (settings.Has("memory")) {
-      POINTSMAN_TRY(const std::shared_ptr<const Memory> memory, Memory::Open(settings.Path("memory"), {}));
-      POINTSMAN_CHECK_OK(memory->CheckFingerprint(model->fingerprint()));
-      tables = std::shared_ptr<const RoutingTables>(memory, &memory->tables());
-    }
-    POINTSMAN_TRY(auto rows, RunNextWindowStudy(*model, texts, base, tables, options.threads));
+  const auto append = [&](std::vector<StudyRow> rows) {
     std::move(rows.begin(), rows.end(), std::back_inserter(report.rows));
+  };
+  if (tables && IsChosen(groups, kBesideMemory)) {
+    POINTSMAN_TRY(auto rows, RunMemoryStudy(*model, texts, base, tables, options.threads));
+    append(std::move(rows));
+  }
+  if (IsChosen(groups, kNextWindow)) {
+    POINTSMAN_TRY(auto rows, RunNextWindowStudy(*model, texts, base, tables, options.threads));
+    append(std::move(rows));
   }
   if (settings.Has("plot")) {
     POINTSMAN_CHECK_OK(FileSystem::Real().WriteAtomically(settings.Path("plot"), ToSvg(report)));
