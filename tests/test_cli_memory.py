@@ -186,10 +186,13 @@ def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, m
     assert [v["gain"] for v in still["variants"] if v["name"] == "rewiring"] == [0]
 
 
-def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, model, built_memory, corpus):
+def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, corpus, off_domain, tmp_path):
+    model = ROOT / "models/reference"  # the study's windows are longer than the tiny model's context
+    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory",
+                   "--preset", "knn", "--max-tokens", "3000", "--max-test-tokens", "1000", "--threads", "1")
     base = ("study", "rewire", "--model", model, "--text", f"headers={corpus}", "--windows", "500", "--threads", "1")
     groups = ("--groups", "beside a memory,next window")
-    report = pointsman.json(*base, "--memory", built_memory, *groups, schema="study_rewire")
+    report = pointsman.json(*base, "--memory", tmp_path / "memory", *groups, schema="study_rewire")
     labels = [row["label"] for row in report["rows"]]
     assert labels[:4] == ["rerouting", "memory", "memory + rerouting", "  minus memory"]
     assert labels[7:] == ["carried", "memory", "memory + carried", "written back", "minus memory: memory + carried",
