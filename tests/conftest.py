@@ -99,7 +99,7 @@ def off_domain(tmp_path_factory):
     return folder
 
 
-def make_model(folder, texts, seed):
+def make_model(folder, texts, seed, context=128):
     """A random OLMoE in the hub's format, with a byte-level BPE trained on `texts`."""
     import tokenizers
     import torch
@@ -117,7 +117,7 @@ def make_model(folder, texts, seed):
     config = transformers.OlmoeConfig(
         vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=32, num_hidden_layers=2,
         num_attention_heads=2, num_key_value_heads=2, num_experts=8, num_experts_per_tok=2,
-        max_position_embeddings=128, tie_word_embeddings=True, eos_token_id=0, pad_token_id=None,
+        max_position_embeddings=context, tie_word_embeddings=True, eos_token_id=0, pad_token_id=None,
         initializer_range=0.2)
     transformers.OlmoeForCausalLM(config).save_pretrained(folder)
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -127,6 +127,13 @@ def make_model(folder, texts, seed):
 @pytest.fixture(scope="session")
 def model(tmp_path_factory, corpus):
     return make_model(tmp_path_factory.mktemp("model"), [p.read_text() for p in sorted(corpus.rglob("*.h"))], SEED)
+
+
+@pytest.fixture(scope="session")
+def long_model(tmp_path_factory, corpus):
+    """Its context holds a window of `study rewire`."""
+    texts = [p.read_text() for p in sorted(corpus.rglob("*.h"))]
+    return make_model(tmp_path_factory.mktemp("long_model"), texts, SEED, context=256)
 
 
 @pytest.fixture(scope="session")

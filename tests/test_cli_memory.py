@@ -186,8 +186,8 @@ def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, m
     assert [v["gain"] for v in still["variants"] if v["name"] == "rewiring"] == [0]
 
 
-def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, corpus, off_domain, tmp_path):
-    model = ROOT / "models/reference"  # the study's windows are longer than the tiny model's context
+def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, long_model, corpus, off_domain, tmp_path):
+    model = long_model
     pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory",
                    "--preset", "knn", "--max-tokens", "3000", "--max-test-tokens", "1000", "--threads", "1")
     base = ("study", "rewire", "--model", model, "--text", f"headers={corpus}", "--windows", "500", "--threads", "1")

@@ -149,7 +149,7 @@ def test_bench_rewire_times_both_sides(pointsman):
     fails(pointsman("bench", "rewire", "--model", ROOT / "models/reference", "--prompt-tokens", "200"), 2, "context of 256")
 
 
-def test_study_rewire_varies_one_setting_at_a_time(pointsman, tmp_path):
+def test_study_rewire_varies_one_setting_at_a_time(pointsman, model, tmp_path):
     headers, plot = tmp_path / "headers", tmp_path / "study.svg"
     headers.mkdir()
     copy_headers(headers, 3, 20000)
@@ -163,5 +163,6 @@ def test_study_rewire_varies_one_setting_at_a_time(pointsman, tmp_path):
     fails(pointsman("study", "rewire", "--model", ROOT / "models/reference", "--text", f"a={headers}", "--groups", "beside a memory"),
           2, "beside a memory", "--memory")
     assert plot.read_text().startswith("<svg")
+    fails(pointsman("study", "rewire", "--model", model, "--text", f"a={headers}"), 2, "192 tokens", "context 128")
     fails(pointsman("study", "rewire", "--model", "m", "--text", "headers"), 2, "--text headers", "NAME=PATH")
     fails(pointsman("study", "rewire", "--model", "m", "--text", "a=b", "--groups", "colour"), 2, "colour", "guard")

@@ -171,7 +171,12 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
 Result<StudyText> LoadStudyText(const MoeModel& model, const CorpusOptions& options, const std::string& name,
                                 const std::vector<std::string>& paths, uint32_t windows,
                                 std::span<const Document> known) {
-  constexpr uint32_t kWindowsPerDocument = 2;
+  constexpr uint32_t kWindowsPerDocument = 2, kFewest = kStudyContext + kStudyFewest;
+  if (model.config().max_positions < kFewest) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("the study's windows have {} tokens and the model's context {} (max_position_embeddings)",
+                             kFewest, model.config().max_positions)};
+  }
   SplitBudgets budgets;
   budgets.max_tokens_per_document = kWindowsPerDocument * static_cast<uint32_t>(model.config().max_positions);
   budgets.test_tokens = uint64_t{2} * budgets.max_tokens_per_document * windows;
@@ -179,12 +184,12 @@ Result<StudyText> LoadStudyText(const MoeModel& model, const CorpusOptions& opti
                 PrepareTestCorpus(model.tokenizer(), IngestOf(options, paths), budgets, options.seed, known));
   StudyText text{name, {}};
   for (Sequence& s : MakeSequences(corpus.documents, SplitRole::kTest, SequenceOptionsOf(model.config()))) {
-    if (s.inputs.size() < kStudyContext + kStudyFewest || text.windows.size() >= windows) continue;
+    if (s.inputs.size() < kFewest || text.windows.size() >= windows) continue;
     text.windows.push_back(std::move(s));
   }
   if (text.windows.empty()) {
-    return Error{ErrorCode::kInvalidArgument, fmt::format("--text {}: no document has {} tokens; give longer ones",
-                                                          name, kStudyContext + kStudyFewest)};
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--text {}: no document has {} tokens; give longer ones", name, kFewest)};
   }
   return text;
 }

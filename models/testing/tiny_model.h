@@ -27,6 +27,13 @@ struct TinyModelShape {
   uint32_t seed = 1;
 };
 
+// A parameterized test's name. Without it GoogleTest prints the bytes, padding and all, and the name changes.
+inline void PrintTo(const TinyModelShape& s, std::ostream* out) {
+  *out << s.layers << "_layers_" << s.kv_heads << "_of_" << s.heads << "_heads_" << s.top_k << "_of_" << s.experts
+       << "_experts" << (s.normalize ? "_normalized" : "") << (s.tied ? "" : "_untied")
+       << (s.clip > 0 ? "_clipped" : "");
+}
+
 // A directory that is removed with the object.
 class TemporaryDirectory {
  public:
