@@ -23,25 +23,26 @@ Prototypes::Prototypes(const MoeConfig& config, const PrototypeOptions& options)
 Result<std::unique_ptr<Prototypes>> Prototypes::Create(const MoeConfig& config, std::span<const LayerKeys> keys,
                                                        const PrototypeOptions& options) {
   std::unique_ptr<Prototypes> module(new Prototypes(config, options));
-  for (const LayerKeys& k : keys) {
+  module->layers_.resize(keys.size());
+  for (size_t i = options.first_layer; i < keys.size(); ++i) {
+    const LayerKeys& k = keys[i];
     const int64_t dim = k.keys.size(1);
     POINTSMAN_TRY(const std::vector<float> centers, SphericalKMeans(SpanOf(k.keys), static_cast<uint32_t>(dim),
                                                                     options.count, kKMeansIterations, options.seed));
-    Layer layer;
+    Layer& layer = module->layers_[i];
     layer.mean = TensorOf(k.transform.mean, {config.hidden_size});
     layer.projection = LeafOf(TensorOf(k.transform.projection, {dim, config.hidden_size}));
     layer.centers = LeafOf(TensorOf(centers, {options.count, dim}));
     layer.values = at::zeros({options.count, config.num_experts}, at::kFloat).set_requires_grad(true);
     layer.log_tau = LeafOf(at::full({}, std::log(options.tau), at::kFloat));
     layer.log_tau2 = LeafOf(at::full({}, std::log(options.tau2), at::kFloat));
-    module->layers_.push_back(std::move(layer));
   }
   return module;
 }
 
 std::vector<Parameter> Prototypes::Parameters() const {
   std::vector<Parameter> parameters;
-  for (size_t i = 0; i < layers_.size(); ++i) {
+  for (size_t i = options_.first_layer; i < layers_.size(); ++i) {
     const std::string n = std::to_string(i);
     const Layer& l = layers_[i];
     parameters.push_back({"values" + n, l.values, options_.value_rate});
@@ -55,6 +56,7 @@ std::vector<Parameter> Prototypes::Parameters() const {
 }
 
 at::Tensor Prototypes::Change(int layer, const at::Tensor& hidden, const Batch& batch, bool training) const {
+  if (layer < options_.first_layer) return {};
   const Layer& l = layers_[layer];
   const at::Tensor q = ProjectKeys(hidden, l.mean, l.projection);
   const at::Tensor similarity = at::matmul(q, Normalized(l.centers).t());
@@ -99,7 +101,9 @@ OwnedLayer Prototypes::ExportLayer(int layer, const at::Tensor& hidden, std::spa
 std::vector<OwnedLayer> Prototypes::Export(std::span<const at::Tensor> hidden, std::span<const EntryRef> refs) const {
   c10::AutoGradMode no_grad(false);
   std::vector<OwnedLayer> layers;
-  for (size_t i = 0; i < layers_.size(); ++i) layers.push_back(ExportLayer(static_cast<int>(i), hidden[i], refs));
+  for (size_t i = options_.first_layer; i < layers_.size(); ++i) {
+    layers.push_back(ExportLayer(static_cast<int>(i), hidden[i], refs));
+  }
   return layers;
 }
 

@@ -27,6 +27,7 @@ struct PrototypeOptions {
   double tau = 0.15, tau2 = 0.5;
   double value_rate = 0.1, key_rate = 0.01, projection_rate = 0.001, scalar_rate = 0.02;  // findings F2
   LinearPartOptions linear{0, 3e-3, 0.03};
+  int32_t first_layer = 0;  // layers below it have no prototypes (and no part of `linear`)
   uint64_t seed = 0;
 };
 
@@ -38,7 +39,8 @@ class Prototypes : public RoutingModule {
   std::vector<Parameter> Parameters() const override;
   at::Tensor Change(int layer, const at::Tensor& hidden, const Batch& batch, bool training) const override;
 
-  // Layers ready for MakeTables; `hidden[layer]` [N, H] and `refs` [N] name each prototype's nearest entries.
+  // Layers from first_layer on, ready for MakeTables; `hidden[layer]` [N, H] and `refs` [N] name each prototype's
+  // nearest entries.
   std::vector<OwnedLayer> Export(std::span<const at::Tensor> hidden, std::span<const EntryRef> refs) const;
 
  private:
@@ -55,7 +57,7 @@ class Prototypes : public RoutingModule {
   MoeConfig config_;
   PrototypeOptions options_;
   LinearPart linear_;
-  std::vector<Layer> layers_;
+  std::vector<Layer> layers_;  // those below first_layer are empty
 };
 
 }  // namespace pointsman

@@ -42,8 +42,9 @@ class ReferenceTextOfATinyModel : public ::testing::Test {
     options.threads = threads;
     return options;
   }
-  std::unique_ptr<Prototypes> MakePrototypes() const {
+  std::unique_ptr<Prototypes> MakePrototypes(int32_t first_layer = 0) const {
     PrototypeOptions options;
+    options.first_layer = first_layer;
     options.count = 24;
     options.neighbours = 24;  // all of them: what is exported must equal what was trained
     auto made = Prototypes::Create(model_->config(), keys_, options);
@@ -135,6 +136,18 @@ TEST_F(ReferenceTextOfATinyModel, TrainingGivesTheSameBitsForAnyNumberOfThreads)
     }
     EXPECT_EQ(values[0], values[1]);
   }
+}
+
+TEST_F(ReferenceTextOfATinyModel, PrototypesOfTheLastLayersAloneAreWhatIsExported) {
+  const int32_t first = static_cast<int32_t>(model_->config().num_layers) - 1;
+  const auto module = MakePrototypes(first);
+  EXPECT_EQ(module->Parameters().size() + 5 * first, MakePrototypes()->Parameters().size());
+  const TrainReport report = Train(*model_, *module, reference_, held_out_, Options());
+  EXPECT_LT(report.best_nll, report.initial_nll - 1e-4);
+  const std::vector<OwnedLayer> layers = module->Export(hidden_, refs_);
+  ASSERT_EQ(layers.size(), 1u);
+  EXPECT_EQ(layers[0].layer, first);
+  EXPECT_NEAR(TableNll(layers, MemoryKind::kPrototypes), ModuleNll(*module), 2e-3);
 }
 
 TEST_F(ReferenceTextOfATinyModel, TrainingNeverShowsATokenItsOwnGroup) {

@@ -7,11 +7,15 @@
 // A configuration is a comma-separated list of key=value; what it leaves out is the default build's. The corpus is
 // captured once for each key dimension. Every line has the ungated gain on the calibration split, the gate that the
 // builder's own search finds, and under it gain on the test split and damage on the other half of the unrelated text.
-// kind=full_finetune and kind=router_finetune are the baselines, at their `rate`.
+// kind=full_finetune and kind=router_finetune are the baselines, at their `rate`; layers=N trains the last N layers
+// alone (prototypes), bits=4 rounds the finished values to 4 bits. With --gate-curve a line also has gain and damage
+// along the quantiles of the unrelated text at which the gate's ramp begins, for several weights of the prior.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -19,6 +23,7 @@
 #include <string>
 #include <vector>
 
+#include "indexer/calibrate.h"
 #include "indexer/candidates.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/evaluation/scoring.h"
@@ -36,6 +41,8 @@ struct Config {
   uint32_t key_dim = 64;
   double rate = 1e-3;  // of the baselines
   double still = kStillWeight;
+  int32_t layers = 0;  // 0: all
+  int32_t bits = 8;    // of the values
   PrototypeOptions prototypes;
   EntryOptions entries;
   CandidateOptions training;
@@ -44,6 +51,8 @@ struct Config {
 Status Set(Config& config, const std::string& key, const std::string& value) {
   const std::map<std::string, std::function<void(double)>> numbers{
       {"dim", [&](double v) { config.key_dim = static_cast<uint32_t>(v); }},
+      {"layers", [&](double v) { config.layers = static_cast<int32_t>(v); }},
+      {"bits", [&](double v) { config.bits = static_cast<int32_t>(v); }},
       {"still", [&](double v) { config.still = v; }},
       {"rate", [&](double v) { config.rate = v; }},
       {"noise", [&](double v) { config.training.noise = v; }},
@@ -113,9 +122,26 @@ Result<std::vector<Config>> ParseConfigs(const std::string& text, const Config& 
   return configs;
 }
 
+// int8 values and their scales, rounded as if they had fewer bits.
+void RoundValues(int bits, OwnedTables& tables) {
+  const int coarse = (1 << (bits - 1)) - 1;
+  for (OwnedLayer& layer : tables.layers) {
+    for (int8_t& value : layer.values) {
+      const long level = std::lround(value * coarse / 127.0);
+      value = static_cast<int8_t>(std::lround(static_cast<double>(level) * 127.0 / coarse));
+    }
+  }
+}
+
+struct StudyFlags {
+  bool gate = true;
+  bool gate_curve = false;
+};
+
 class Study {
  public:
-  Study(const CorpusOptions& data, const MoeModel& model, bool gate) : data_(data), model_(model), gate_(gate) {}
+  Study(const CorpusOptions& data, const MoeModel& model, const StudyFlags& flags)
+      : data_(data), model_(model), flags_(flags) {}
 
   Status Run(const std::vector<Config>& configs) {
     POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
@@ -165,6 +191,8 @@ class Study {
     config.training.threads = data_.threads;
     still_.weight = config.still;
     config.training.still = &still_;
+    const auto all_layers = static_cast<int32_t>(model_.config().num_layers);
+    if (config.layers > 0) config.prototypes.first_layer = std::max(0, all_layers - config.layers);
     Result<Candidate> made = config.kind == "entries"
                                  ? TrainEntries(model_, *set, config.entries, config.training)
                                  : TrainPrototypes(model_, *set, config.prototypes, config.training);
@@ -172,28 +200,23 @@ class Study {
     std::vector<Candidate> candidates;
     candidates.push_back(std::move(made.value()));
     Candidate& candidate = candidates.front();
+    if (config.bits < 8) RoundValues(config.bits, candidate.tables);
     nlohmann::json line{{"config", config.text},
                         {"kind", config.kind},
                         {"reference_tokens", set->tokens()},
                         {"train_s", candidate.build_s},
                         {"calibration", candidate.training.best_nll - candidate.training.initial_nll},
                         {"best_epoch", candidate.training.best_epoch}};
-    const auto add = [&](const std::string& name) -> Status {
-      const auto errors = std::make_shared<HookErrors>();
-      POINTSMAN_TRY(const VariantRun run, Score(TableHooks(MakeTables(candidate.tables), errors), errors));
-      POINTSMAN_TRY(line[name]["gain"], Differences(run.test, frozen_.test));
-      POINTSMAN_TRY(line[name]["damage"], Differences(run.unrelated, frozen_.unrelated));
-      line[name]["untouched"] =
-          static_cast<double>(run.touched->untouched_tokens) / static_cast<double>(run.touched->tokens);
-      return {};
-    };
-    POINTSMAN_CHECK_OK(add("ungated"));
-    if (gate_) {
+    POINTSMAN_TRY(line["ungated"], GainAndDamage(candidate.tables));
+    if (flags_.gate_curve) {
+      POINTSMAN_TRY(line["gate_curve"], GateCurve(*set, candidate.tables));
+    }
+    if (flags_.gate) {
       GateSearchOptions options;
       options.seed = config.training.seed;
       options.threads = data_.threads;
       POINTSMAN_CHECK_OK(SearchGates(model_, *set, learned_.sequences, gate_half_, options, candidates));
-      POINTSMAN_CHECK_OK(add("gated"));
+      POINTSMAN_TRY(line["gated"], GainAndDamage(candidate.tables));
       line["gate"] = {{"lo", candidate.tables.gate.lo}, {"hi", candidate.tables.gate.hi}};
     }
     line["bytes_per_token"] =
@@ -201,6 +224,35 @@ class Study {
     std::puts(line.dump().c_str());
     std::fflush(stdout);
     return {};
+  }
+
+  Result<nlohmann::json> GainAndDamage(const OwnedTables& tables) const {
+    const auto errors = std::make_shared<HookErrors>();
+    POINTSMAN_TRY(const VariantRun run, Score(TableHooks(MakeTables(tables), errors), errors));
+    nlohmann::json result;
+    POINTSMAN_TRY(result["gain"], Differences(run.test, frozen_.test));
+    POINTSMAN_TRY(result["damage"], Differences(run.unrelated, frozen_.unrelated));
+    result["untouched"] = static_cast<double>(run.touched->untouched_tokens) / static_cast<double>(run.touched->tokens);
+    return result;
+  }
+
+  // One point for each weight of the prior and each quantile of the unrelated text at which the ramp begins.
+  Result<nlohmann::json> GateCurve(const ReferenceSet& set, OwnedTables tables) const {
+    nlohmann::json points = nlohmann::json::array();
+    for (const float n0 : {1.0f, 4.0f, 16.0f}) {
+      GateOptions options;
+      options.n0 = n0;
+      POINTSMAN_TRY(tables.gate, MakeGate(set.reference, learned_.sequences, options));
+      const GateSamples samples = SampleGate(tables.gate, set.calibration, gate_half_.sequences);
+      for (const double quantile : {0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0}) {
+        SetRamp(samples, {quantile, GateQuantiles{}.related}, tables.gate);
+        POINTSMAN_TRY(nlohmann::json point, GainAndDamage(tables));
+        point["prior_tokens"] = n0;
+        point["unrelated_quantile"] = quantile;
+        points.push_back(std::move(point));
+      }
+    }
+    return points;
   }
 
   // Full or router-only fine-tuning, ungated, with the trainer's own loop.
@@ -241,7 +293,7 @@ class Study {
 
   const CorpusOptions& data_;
   const MoeModel& model_;
-  bool gate_;
+  StudyFlags flags_;
   Corpus corpus_, general_;
   ScoredText test_, calibration_, learned_, gate_half_, damage_half_;
   VariantRun frozen_;
@@ -255,6 +307,7 @@ int Main(int argc, char** argv) {
   data.max_test_tokens = 30'000;
   std::string model, configs = "base";
   bool no_gate = false;
+  StudyFlags flags;
   CLI::App app{"Trains configurations of a memory on one corpus; one JSON line each"};
   app.add_option("--model", model, "the model's directory")->required();
   app.add_option("--corpus", data.corpus, "files or folders")->required();
@@ -267,7 +320,9 @@ int Main(int argc, char** argv) {
   app.add_option("--configs", configs, "key=value,...; key=value,...; see the head of this file");
   app.add_flag("--split-by-library", data.split_by_library, "train on some libraries, test on others");
   app.add_flag("--no-gate", no_gate, "ungated figures only");
+  app.add_flag("--gate-curve", flags.gate_curve, "gain and damage along the gate's quantiles, too");
   CLI11_PARSE(app, argc, argv);
+  flags.gate = !no_gate;
   data.model = model;
   Config base;
   base.prototypes.count = 0;
@@ -276,7 +331,7 @@ int Main(int argc, char** argv) {
   const auto run = [&]() -> Status {
     POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
     POINTSMAN_TRY(const std::unique_ptr<MoeModel> loaded, LoadModel(data));
-    return Study(data, *loaded, !no_gate).Run(parsed);
+    return Study(data, *loaded, flags).Run(parsed);
   };
   if (const Status status = run(); !status.ok()) {
     std::fprintf(stderr, "pointsman_study: %s\n", status.error().message.c_str());
