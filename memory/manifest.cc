@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -72,6 +73,13 @@ class ObjectReader {
     const json* value = Find(key);
     if (value == nullptr) return 0;
     if (!value->is_number()) return Fail(key, "must be a number"), 0;
+    return value->get<double>();
+  }
+  // null, what JSON has for an end of an interval that is not known, is `unknown`.
+  double Bound(const char* key, double unknown) {
+    const json* value = Find(key);
+    if (value == nullptr || value->is_null()) return unknown;
+    if (!value->is_number()) return Fail(key, "must be a number or null"), 0;
     return value->get<double>();
   }
   bool Bool(const char* key) {
@@ -163,15 +171,16 @@ Fingerprint ReadFingerprint(ObjectReader reader) {
 }
 
 VerdictSummary ReadVerdict(ObjectReader reader) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   VerdictSummary summary;
   summary.verdict = kVerdictNames[reader.OneOf("verdict", kVerdictNames)];
   summary.stale = reader.Bool("stale");
   summary.gain = reader.Number("gain");
-  summary.gain_low = reader.Number("gain_low");
-  summary.gain_high = reader.Number("gain_high");
+  summary.gain_low = reader.Bound("gain_low", -kInfinity);
+  summary.gain_high = reader.Bound("gain_high", kInfinity);
   summary.damage = reader.Number("damage");
-  summary.damage_low = reader.Number("damage_low");
-  summary.damage_high = reader.Number("damage_high");
+  summary.damage_low = reader.Bound("damage_low", -kInfinity);
+  summary.damage_high = reader.Bound("damage_high", kInfinity);
   summary.test_documents = reader.Count("test_documents");
   summary.test_tokens = reader.Count("test_tokens");
   reader.Finish();

@@ -29,7 +29,8 @@ struct Fingerprint {
 struct VerdictSummary {
   std::string verdict = "absent";  // adopt | reject | inconclusive | absent
   bool stale = false;
-  double gain = 0, gain_low = 0, gain_high = 0;  // nats per token, < 0 is better
+  // Nats per token, < 0 is better. The ends of the 95 % interval are infinite for fewer than two documents.
+  double gain = 0, gain_low = 0, gain_high = 0;
   double damage = 0, damage_low = 0, damage_high = 0;
   uint64_t test_documents = 0, test_tokens = 0;
 };

@@ -61,6 +61,16 @@ TEST(ManifestFile, ReadsBackWhatWasWritten) {
   EXPECT_EQ(parsed.value().off_domain_sources, manifest.off_domain_sources);
 }
 
+TEST(ManifestFile, AnIntervalOfOneDocumentHasNoEnds) {
+  Manifest manifest = FullManifest();
+  manifest.verdict.gain_low = manifest.verdict.damage_low = -std::numeric_limits<double>::infinity();
+  manifest.verdict.gain_high = manifest.verdict.damage_high = std::numeric_limits<double>::infinity();
+  const auto parsed = ParseManifest(SerializeManifest(manifest), "MANIFEST.json");
+  ASSERT_TRUE(IsOk(parsed));
+  EXPECT_EQ(parsed.value().verdict.gain_low, manifest.verdict.gain_low);
+  EXPECT_EQ(parsed.value().verdict.damage_high, manifest.verdict.damage_high);
+}
+
 // tests/test_schemas.py holds the same file to the schema. After a change of the format:
 // POINTSMAN_UPDATE_EXAMPLES=1 build/release/memory_test --gtest_filter='ManifestFile.*'
 TEST(ManifestFile, IsTheExampleThatTheSchemaIsTestedWith) {

@@ -186,10 +186,21 @@ def test_eval_scores_rewiring_on_second_halves_beside_frozen(pointsman, model, m
     assert [v["gain"] for v in still["variants"] if v["name"] == "rewiring"] == [0]
 
 
+def test_one_test_document_gives_a_verdict_without_intervals(pointsman, model, corpus, off_domain, tmp_path):
+    report = pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory",
+                            "--preset", "knn", "--max-tokens", "3000", "--max-test-tokens", "300", "--threads", "1", schema="build")
+    assert report["verdict"]["documents"] == 1
+    assert report["verdict"]["verdict"] == "inconclusive" and report["verdict"]["ci95"] is None
+    manifest = manifest_of(tmp_path / "memory")
+    jsonschema.validate(manifest, json.loads((ROOT / "schemas/manifest.schema.json").read_text()))
+    assert manifest["verdict"]["gain_low"] is None
+    assert "fewer than two documents" in pointsman.ok("inspect", tmp_path / "memory").stdout
+
+
 def test_study_rewire_beside_a_memory_leaves_its_own_text_out(pointsman, long_model, corpus, off_domain, tmp_path):
     model = long_model
     pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory",
-                   "--preset", "knn", "--max-tokens", "3000", "--max-test-tokens", "1000", "--threads", "1")
+                   "--preset", "knn", "--max-tokens", "6000", "--max-test-tokens", "6000", "--threads", "1")
     base = ("study", "rewire", "--model", model, "--text", f"headers={corpus}", "--windows", "500", "--threads", "1")
     groups = ("--groups", "beside a memory,next window")
     report = pointsman.json(*base, "--memory", tmp_path / "memory", *groups, schema="study_rewire")

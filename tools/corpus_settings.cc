@@ -3,11 +3,25 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "indexer/progress.h"
 
 namespace pointsman {
+namespace {
+
+nlohmann::json IntervalJson(double low, double high) {
+  return std::isfinite(low) && std::isfinite(high) ? nlohmann::json{low, high} : nlohmann::json(nullptr);
+}
+
+std::string IntervalText(double low, double high) {
+  return std::isfinite(low) && std::isfinite(high) ? fmt::format("[{:+.4f}, {:+.4f}]", low, high)
+                                                   : "[unknown: fewer than two documents]";
+}
+
+}  // namespace
 
 int ThreadsOf(const Settings& settings) {
   const auto given = static_cast<int>(settings.Integer("threads"));
@@ -46,9 +60,9 @@ nlohmann::json VerdictJson(const VerdictSummary& verdict) {
   return {{"verdict", verdict.verdict},
           {"stale", verdict.stale},
           {"gain", verdict.gain},
-          {"ci95", {verdict.gain_low, verdict.gain_high}},
+          {"ci95", IntervalJson(verdict.gain_low, verdict.gain_high)},
           {"damage", verdict.damage},
-          {"damage_ci95", {verdict.damage_low, verdict.damage_high}},
+          {"damage_ci95", IntervalJson(verdict.damage_low, verdict.damage_high)},
           {"documents", verdict.test_documents},
           {"tokens", verdict.test_tokens}};
 }
@@ -56,11 +70,10 @@ nlohmann::json VerdictJson(const VerdictSummary& verdict) {
 std::string VerdictText(const VerdictSummary& verdict) {
   if (verdict.verdict == "absent") return "absent: run pointsman eval";
   return fmt::format(
-      "{}{}: gain {:+.4f} [{:+.4f}, {:+.4f}] nats per token on {} tokens of {} held-out documents, damage {:+.4f} "
-      "[{:+.4f}, {:+.4f}] on unrelated text",
+      "{}{}: gain {:+.4f} {} nats per token on {} tokens of {} held-out documents, damage {:+.4f} {} on unrelated text",
       verdict.verdict, verdict.stale ? " (stale: the memory was written after it was scored)" : "", verdict.gain,
-      verdict.gain_low, verdict.gain_high, FormatCount(verdict.test_tokens), FormatCount(verdict.test_documents),
-      verdict.damage, verdict.damage_low, verdict.damage_high);
+      IntervalText(verdict.gain_low, verdict.gain_high), FormatCount(verdict.test_tokens),
+      FormatCount(verdict.test_documents), verdict.damage, IntervalText(verdict.damage_low, verdict.damage_high));
 }
 
 }  // namespace pointsman
