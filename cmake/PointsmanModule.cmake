@@ -44,6 +44,9 @@ function(pointsman_use_torch target)
   set(includes ${CMAKE_BINARY_DIR}/include_first ${TORCH_INCLUDE_DIRS})
   target_include_directories(${target} SYSTEM PUBLIC ${includes})
   target_link_libraries(${target} PUBLIC ${TORCH_LIBRARIES})
+  # First in the executable's list of libraries, before FAISS's OpenBLAS: LibTorch's products then run in the BLAS that
+  # it brings and is built for, not in whichever name the linker finds (docs/decisions/012-blas.md).
+  target_link_options(${target} INTERFACE LINKER:--push-state,--no-as-needed,${TORCH_CPU_LIBRARY},--pop-state)
   if(NOT TARGET pointsman_torch_pch)
     get_target_property(fmt_includes fmt::fmt INTERFACE_INCLUDE_DIRECTORIES)
     list(GET fmt_includes 0 fmt_include)
@@ -93,5 +96,5 @@ function(pointsman_test name)
     POINTSMAN_SOURCE_DIR="${CMAKE_SOURCE_DIR}" POINTSMAN_BINARY_DIR="${CMAKE_BINARY_DIR}")
   include(GoogleTest)
   gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
-    PROPERTIES TIMEOUT 300 ENVIRONMENT OPENBLAS_NUM_THREADS=1)  # as TuneRuntime() has it
+    PROPERTIES TIMEOUT 300 ENVIRONMENT "OPENBLAS_NUM_THREADS=1;MKL_CBWR=AUTO,STRICT")  # as TuneRuntime() has it
 endfunction()

@@ -60,7 +60,9 @@ bool ExpertsAreEqual(const MoeModel& model) {
 }
 
 void TuneRuntime() {
-  // Our threads each run their own products. OpenBLAS (linked for FAISS, and found first by LibTorch's calls too) would
+  // MKL's products depend on where an array begins in memory, unless asked not to. It reads this at its first call.
+  setenv("MKL_CBWR", "AUTO,STRICT", /*overwrite=*/0);
+  // Our threads each run their own products. OpenBLAS (FAISS's; and LibTorch's where that has no BLAS of its own) would
   // split every small product over threads of its own that wait in sched_yield: one training of 32,000 tokens on two
   // busy cores took 77 s, and 24 s without them.
   openblas_set_num_threads(1);

@@ -70,8 +70,8 @@ class MoeModel {
 // Whether all experts of every layer hold the same weights: then it does not matter which of them a token takes.
 bool ExpertsAreEqual(const MoeModel& model);
 
-// Tells glibc to keep freed pages and OpenBLAS to use the caller's thread: call once, first thing in main(), in a
-// process that runs models.
+// Tells glibc to keep freed pages, OpenBLAS to use the caller's thread, and MKL to give the same bits wherever an array
+// lies: call once, first thing in main(), in a process that runs models.
 void TuneRuntime();
 
 }  // namespace pointsman
