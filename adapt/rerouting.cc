@@ -100,7 +100,8 @@ at::Tensor MeanLosses(const at::Tensor& logits, const at::Tensor& targets, const
 // Per context and layer: root of the sum of squares over the tokens, [B, E].
 at::Tensor Spread(const at::Tensor& rows) { return rows.square().sum(1).sqrt() + 1e-20; }
 
-// [B, 1]: the cosine between the steps of the first and of the second half of the counted tokens, at least 0.
+// [B, 1], 0..1: the cosine between the steps of the first and of the second half of the counted tokens, as a part of
+// kFullAgreement.
 at::Tensor Agreement(const std::vector<at::Tensor>& rows, const at::Tensor& weights) {
   const at::Tensor head = (weights.cumsum(1) <= 0.5 * weights.sum(1, /*keepdim=*/true)).to(at::kFloat).unsqueeze(-1);
   std::vector<at::Tensor> first, second;
@@ -111,7 +112,7 @@ at::Tensor Agreement(const std::vector<at::Tensor>& rows, const at::Tensor& weig
   }
   const at::Tensor a = at::cat(first, 1), b = at::cat(second, 1);
   const at::Tensor lengths = (a.square().sum(1, /*keepdim=*/true) * b.square().sum(1, /*keepdim=*/true)).sqrt();
-  return ((a * b).sum(1, /*keepdim=*/true) / (lengths + 1e-12)).clamp_min(0);
+  return ((a * b).sum(1, /*keepdim=*/true) / (lengths + 1e-12) / kFullAgreement).clamp(0, 1);
 }
 
 }  // namespace

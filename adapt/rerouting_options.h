@@ -14,15 +14,17 @@ enum class ReroutingRule : uint8_t {
   kAdam,       // the paper leaves its optimizer open; Adam moves every expert by about the rate, evidence or not
   kEvidence,   // by rate * t, t = sum of the tokens' gradients / root of the sum of their squares: an expert on which
                // the tokens disagree hardly moves
-  kAgreement,  // evidence's step, times the cosine between what the two halves of the context would do (at least 0):
-               // what held from the first half to the second is likely to hold for what comes next
+  kAgreement,  // evidence's step, less of it where the context's halves would do different things, as the cosine
+               // between them falls from kFullAgreement to 0: what held from the first half to the second is likely to
+               // hold on
 };
+inline constexpr double kFullAgreement = 0.12;  // docs/decisions/007-rerouting-defaults.md
 
 // The defaults are docs/decisions/007's; the paper's are 5 steps of 0.05 (its optimizer is not known).
 struct ReroutingOptions {
   ReroutingRule rule = ReroutingRule::kAgreement;
   int steps = 1;       // n
-  double rate = 0.25;  // lr
+  double rate = 0.03;  // lr
   ReroutedLayers layers = ReroutedLayers::kAll;
   int layer_count = 0;  // of the three others; 0 = half of the layers
   bool soft = false;    // all layers, each with a step scaled by its (least or most) confidence, the chosen end at 1

@@ -147,7 +147,7 @@ constexpr std::array kOptions = {
         "online rerouting: learn one vector a layer from the text so far, before the prompt is read and again later"),
     Within(0, 1000,
            Option("rewire-steps", kInteger, kRewires, "N", "1", "online rerouting: steps each time it learns")),
-    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.25", "online rerouting: how far a step goes")),
+    Within(1e-6, 10, Option("rewire-lr", kReal, kRewires, "RATE", "0.03", "online rerouting: how far a step goes")),
     Within(1, 1e6,
            Option("rewire-interval", kInteger, "generate eval bench-rewire", "N", "128",
                   "online rerouting: learn again every N new tokens")),

@@ -141,7 +141,7 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
     grid.push_back(Setting("steps", std::to_string(steps), base));
     grid.back().rerouting.steps = steps;
   }
-  for (const double rate : {.06, .12, .25, .35, .5}) {
+  for (const double rate : {.015, .02, .03, .045, .06}) {
     grid.push_back(Setting("rate", fmt::format("{:g}", rate), base));
     grid.back().rerouting.rate = rate;
   }
