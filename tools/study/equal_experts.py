@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A model whose experts are all equal, so that routing cannot choose: every expert of a layer becomes its expert 0.
 
-    tools/study/equal_experts.py models/reference build/equal-experts [--renormalize]
+    .venv/bin/python tools/study/equal_experts.py models/reference build/equal-experts [--renormalize]
 
 Where the model does not renormalize its top-k weights (norm_topk_prob false), routing still scales a layer's output;
 --renormalize sets norm_topk_prob, and nothing is left to learn.
@@ -12,10 +12,14 @@ import json
 import pathlib
 import re
 import shutil
+import sys
 
 
 def make_equal_experts(source, target, renormalize=False):
-    from safetensors.torch import load_file, save_file
+    try:
+        from safetensors.torch import load_file, save_file
+    except ImportError:
+        sys.exit("equal_experts.py: safetensors is not installed: run tools/setup study, then this again with .venv/bin/python")
 
     target.mkdir(parents=True)
     for path in source.iterdir():

@@ -4,7 +4,7 @@
     tools/setup study
     build/release/pointsman_study --model models/reference --corpus /usr/include/boost /usr/include/c++/12 \\
         --off-domain build/unrelated --gate-curve > build/headers.jsonl
-    tools/study/plot_gate.py --out docs/gate_curve.svg "C++ headers=build/headers.jsonl"
+    .venv/bin/python tools/study/plot_gate.py --out docs/gate_curve.svg "C++ headers=build/headers.jsonl"
 
 One panel a file, of its first configuration; one line for each weight of the prior (n0). A point is a quantile of the
 unrelated text's evidence at which the ramp begins.
