@@ -34,8 +34,9 @@ def draw(axes, name, line):
         axes.errorbar(gain, damage, yerr=[[0] * len(points), upper], marker="o", markersize=3, linewidth=1, elinewidth=0.6,
                       color=color, label=f"n0 = {n0:g}")
         if n0 == 4:
-            for p, x, y in zip(points, gain, damage):
-                axes.annotate(f"{p['unrelated_quantile']:g}", (x, y), textcoords="offset points", xytext=(0, -10), fontsize=6)
+            for i in (0, len(points) // 2, -1):
+                axes.annotate(f"{points[i]['unrelated_quantile']:g}", (gain[i], damage[i]), textcoords="offset points",
+                              xytext=(0, -10), fontsize=6)
     chosen = line.get("gated")
     if chosen:
         axes.plot(-chosen["gain"]["mean"], chosen["damage"]["mean"], "k*", markersize=9, label="found by the build's search")
@@ -59,7 +60,7 @@ def main():
             parser.error(f"{item}: write NAME=FILE")
         draw(axes, name, json.loads(pathlib.Path(path).read_text().splitlines()[0]))
     panels[0][0].set_ylabel("damage on unrelated text, with the\nupper end of its 95 % interval", fontsize=8)
-    panels[0][0].legend(fontsize=7)
+    panels[0][0].legend(fontsize=6, loc="upper left", bbox_to_anchor=(0, 0.94))
     figure.tight_layout()
     figure.savefig(options.out, metadata={"Date": None})
 
