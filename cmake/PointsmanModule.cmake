@@ -83,7 +83,7 @@ function(pointsman_test name)
   add_executable(${name}_test ${sources})
   target_link_libraries(${name}_test PRIVATE pointsman_${name} GTest::gtest_main GTest::gmock)
   get_target_property(type pointsman_${name} TYPE)
-  if(name MATCHES "^(models|adapt|indexer|daemon_engine|daemon_api)$")
+  if(name MATCHES "^(models|adapt|indexer|daemon_engine|daemon)$")
     target_precompile_headers(${name}_test REUSE_FROM pointsman_torch_pch)
   endif()
   # GCC 12 sees impossible lengths in inlined std::string literals (GCC bug 105651, again), most of all in tests.
