@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace pointsman {
 
@@ -36,5 +37,12 @@ struct ReroutingOptions {
   bool stop_early = false;
   double stop_below = 0;
 };
+
+inline constexpr std::string_view kReroutedLayersHelp =
+    "all, soft-most, soft-least, or last, most-confident, least-confident with a count such as last:3";
+// `text` as above into layers, layer_count and soft; false if it is none of them.
+bool ParseReroutedLayers(std::string_view text, ReroutingOptions* options);
+// "adam", "evidence" or "agreement".
+bool ParseReroutingRule(std::string_view text, ReroutingOptions* options);
 
 }  // namespace pointsman

@@ -77,6 +77,8 @@ struct CompletionTask {
   struct Done {
     Generation generation;
     SessionVectors vectors;  // with rewire: what was learned
+    double loss_before = 0, loss_after = 0;  // with rewire: of the last context learned from, nats per token
+    bool kept = true;                        // with rewire: the guard's last decision
     double queued_s = 0, prefill_s = 0, decode_s = 0, adapt_s = 0;
   };
   std::function<void(Result<Done>)> on_done = {};  // exactly once, last. kCancelled ends are a Generation, not an error

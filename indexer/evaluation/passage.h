@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "indexer/row_sources.h"
+#include "models/row_sources.h"
 
 namespace pointsman {
 

@@ -4,11 +4,11 @@
 #include <memory>
 #include <vector>
 
-#include "indexer/document_texts.h"
 #include "indexer/evaluation/passage.h"
 #include "indexer/evaluation/scorer.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
+#include "models/document_texts.h"
 #include "models/model.h"
 
 namespace pointsman {

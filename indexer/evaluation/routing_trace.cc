@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "adapt/parallel.h"
-#include "indexer/row_sources.h"
 #include "models/router_hook.h"
+#include "models/row_sources.h"
 
 namespace pointsman {
 namespace {

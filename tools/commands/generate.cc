@@ -15,12 +15,12 @@
 #include "indexer/tasks/answers.h"
 #include "memory/file_layer.h"
 #include "memory/memory.h"
+#include "models/explain.h"
 #include "models/generate_batch.h"
 #include "models/model.h"
 #include "models/router_hook.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
-#include "tools/explain.h"
 #include "tools/rewire_settings.h"
 
 namespace pointsman {
@@ -162,7 +162,11 @@ Result<Output> RunGenerate(const Settings& settings) {
     // The tables are a part of the memory: sharing its ownership keeps both alive.
     binding.tables = std::shared_ptr<const RoutingTables>(memory, &memory->tables());
     binding.strength = static_cast<float>(settings.Real("strength"));
-    if (settings.Flag("explain")) explainer.emplace(*model, memory);
+    if (settings.Flag("explain")) {
+      std::string warning;
+      explainer.emplace(*model, memory, &warning);
+      if (!warning.empty()) spdlog::warn("{}", warning);
+    }
   }
   if (binding.tables || settings.Flag("rewire")) {
     options.slot =

@@ -1,4 +1,4 @@
-#include "indexer/document_texts.h"
+#include "models/document_texts.h"
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

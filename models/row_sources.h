@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "indexer/document_texts.h"
+#include "models/document_texts.h"
 #include "memory/routing_tables.h"
 #include "router/router.h"
 

@@ -1,4 +1,4 @@
-#include "indexer/row_sources.h"
+#include "models/row_sources.h"
 
 #include <algorithm>
 #include <numeric>

@@ -1,0 +1,25 @@
+#include "daemon/api/context.h"
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+namespace pointsman {
+
+int64_t NowUnixSeconds() { return static_cast<int64_t>(std::time(nullptr)); }
+
+HttpResponse JsonResponse(const nlohmann::json& body, int status) {
+  HttpResponse response;
+  response.status = status;
+  response.body = body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  return response;
+}
+
+std::variant<MemoryUse, ApiError> FindMemory(const ApiContext& context, const Principal& principal,
+                                             const std::string& id) {
+  Result<MemoryUse> found = context.memories.Find(id);
+  if (found.ok() && principal.MayUse(id)) return std::move(found).value();
+  return ApiError{ApiCode::kNotFound, "memory '" + id + "': not loaded; GET /v1/memories lists those that are",
+                  "memory"};
+}
+
+}  // namespace pointsman
