@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 
 namespace pointsman {
 
@@ -15,13 +16,15 @@ enum class Access : uint8_t {
   kAdmin = 3,   // load and unload memories, kill switch, configuration, audit log
 };
 const char* AccessName(Access access);  // "public", "read-only", "read-write", "admin"
+// What a key may have: every name but "public".
+std::optional<Access> AccessOf(std::string_view name);
 
 // The holder of a key. Without keys configured everyone on the loopback address is `anonymous` with kAdmin.
 struct Principal {
   std::string name = "anonymous";
   Access access = Access::kPublic;
   // Memories that this key is confined to; absent: all. What is not named here is answered as if it did not exist.
-  std::optional<std::set<std::string>> memories;
+  std::optional<std::set<std::string>> memories = {};
 
   bool MayUse(const std::string& memory) const { return !memories || memories->contains(memory); }
 };

@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "daemon/api_error.h"
@@ -19,10 +20,6 @@ struct JsonLimits {
   uint32_t depth = 32;
   uint64_t values = 1'000'000;  // numbers, strings, arrays, objects together
 };
-
-// A value or an ApiError: like Result, with the API's own errors.
-template <typename T>
-using ApiResult = std::variant<T, ApiError>;
 
 // kInvalidRequest (not UTF-8, not JSON, a repeated key, a number that is not finite), kPayloadTooLarge (limits).
 // kUnsupportedMedia unless content_type is application/json (parameters such as charset=utf-8 are accepted).

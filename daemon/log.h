@@ -24,8 +24,8 @@ enum class LogLevel : uint8_t { kDebug, kInfo, kWarning, kError };
 struct LogOptions {
   bool json = false;
   LogLevel level = LogLevel::kInfo;
-  std::filesystem::path file;        // empty: stderr
-  std::filesystem::path audit_file;  // empty: audit events go to the log. Opened for append, mode 0600
+  std::filesystem::path file = {};        // empty: stderr
+  std::filesystem::path audit_file = {};  // empty: audit events go to the log. Opened for append, mode 0600
   bool log_prompts = false;
 };
 

@@ -75,6 +75,9 @@ class MetricRegistry {
   void AddCallback(const std::string& name, const std::string& help, const std::string& kind, const Labels& labels,
                    std::function<double()> value);
 
+  // Drops every sample that has this label and value; references to them end. REQUIRES: nobody uses them any more.
+  void Remove(const std::string& label, const std::string& value);
+
   std::string Render() const;
 
  private:

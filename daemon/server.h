@@ -30,6 +30,7 @@ struct DaemonOptions {
   uint32_t follow_interval_s = 5;
   HttpServerOptions http;
   EngineOptions engine;
+  uint32_t compute_threads = 2;  // searches, /v1/route, files: beside the engine's thread
   SessionLimits sessions;
   JobRunnerOptions jobs;                // state empty: no jobs, their routes answer 503
   std::filesystem::path memory_root;    // memories may be loaded and built below it only; empty: at start only

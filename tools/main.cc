@@ -10,6 +10,7 @@
 #include <exception>
 #include <optional>
 
+#include "memory/nearest_word.h"
 #include "models/model.h"
 #include "tools/command.h"
 

@@ -11,6 +11,8 @@
 #include <cstdlib>
 #include <optional>
 
+#include "memory/nearest_word.h"
+
 namespace pointsman {
 namespace {
 
