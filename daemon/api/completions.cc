@@ -48,7 +48,10 @@ struct Running {
   size_t open = 0;  // choices that go on
 
   RoutingSummary Summary() const {
-    RoutingSummary summary{.session = routing.session_id, .shadow = routing.shadow, .seed = request.seed};
+    RoutingSummary summary;
+    summary.session = routing.session_id;
+    summary.shadow = routing.shadow;
+    summary.seed = request.seed;
     if (routing.memory) {
       summary.memory = routing.memory->loaded->id;
       summary.generation = routing.memory->loaded->generation;

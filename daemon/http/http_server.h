@@ -64,6 +64,8 @@ struct HttpHooks {
   // Who is this? Sees the request's headers (Authorization, X-Api-Key). The error is answered as it is. Required.
   std::function<Result<Principal>(const HttpRequest&)> authenticate;
   std::function<void(const HttpRecord&)> on_finished;  // on a network thread; quick; may be empty
+  // A handler threw: a defect of ours, answered with 500. May be empty.
+  std::function<void(const HttpRequest&, const std::string& what)> on_defect;
 };
 
 struct HttpServerStats {

@@ -12,10 +12,10 @@
 namespace pointsman {
 
 struct Route {
-  std::string method;   // "GET" also answers HEAD
-  std::string pattern;  // as in schemas/openapi.yaml
+  std::string method = {};   // "GET" also answers HEAD
+  std::string pattern = {};  // as in schemas/openapi.yaml
   Access access = Access::kAdmin;
-  HttpHandler handler;
+  HttpHandler handler = {};
   uint64_t max_body_bytes = 0;  // 0: the server's own limit
 };
 
