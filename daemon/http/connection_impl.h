@@ -151,8 +151,10 @@ template <typename Stream>
 boost::asio::awaitable<bool> Connection<Stream>::Refuse(const HttpRequest* request, ApiError error,
                                                         std::string_view why, bool keep_alive) {
   bool kept = false;
-  if (!gone_)
-    kept = co_await Respond(request, ErrorResponse(error), request && request->method == "HEAD", keep_alive, true);
+  if (!gone_) {
+    HttpResponse response = ErrorResponse(error);
+    kept = co_await Respond(request, std::move(response), request && request->method == "HEAD", keep_alive, true);
+  }
   if (state_.hooks.on_finished) {
     state_.hooks.on_finished({.request = request,
                               .status = RowOf(error.code).status,
@@ -196,6 +198,7 @@ boost::asio::awaitable<bool> Connection<Stream>::ReadBody(const RequestHead& hea
   if (!parser.is_done()) co_await http::async_read(stream_, buffer_, parser, Token(failed));
   if (failed == http::error::body_limit) co_return too_large();
   if (failed == boost::beast::error::timeout) {
+    gone_ = true;
     error = ApiError{ApiCode::kRequestTimeout, "HTTP: the request's body did not arrive in time"};
     co_return false;
   }
@@ -259,7 +262,8 @@ boost::asio::awaitable<bool> Connection<Stream>::ServeOne(bool last) {
   request.cancelled = cancelled_ = std::make_shared<Cancellation>();
   const bool bodyless = !head.has_body();
   const bool keep_alive = head.keep_alive && !last && !state_.draining;
-  // A refusal before the body was read may only keep the connection if there is none.
+  // A refusal before the body was read may only keep the connection if there is none. Errors are named before they are
+  // passed: GCC 12 destroys an aggregate temporary of a co_await expression twice.
   const auto refuse = [&](ApiError error, std::string_view why) {
     if (bodyless) buffer_.consume(header.size());
     return Refuse(&request, error, why, keep_alive && bodyless);
@@ -267,7 +271,8 @@ boost::asio::awaitable<bool> Connection<Stream>::ServeOne(bool last) {
 
   PathRouter::Match match = state_.router.Find(request.method, request.path);
   if (!match.route && match.allowed.empty()) {
-    co_return co_await refuse({ApiCode::kNotFound, request.path.substr(0, 200) + ": no such resource"}, "path");
+    const ApiError error{ApiCode::kNotFound, request.path.substr(0, 200) + ": no such resource"};
+    co_return co_await refuse(error, "path");
   }
   if (!match.route) {
     HttpResponse response =
@@ -282,23 +287,29 @@ boost::asio::awaitable<bool> Connection<Stream>::ServeOne(bool last) {
   request.route = match.route->pattern;
   request.parameters = std::move(match.parameters);
   if (match.route->access != Access::kPublic) {
-    if (state_.draining) co_return co_await refuse({ApiCode::kNotReady, "the server is stopping", {}, 5}, "draining");
+    if (state_.draining) {
+      const ApiError error{ApiCode::kNotReady, "the server is stopping", {}, 5};
+      co_return co_await refuse(error, "draining");
+    }
     Result<Principal> who = state_.hooks.authenticate(request);
-    if (!who.ok()) co_return co_await refuse({ApiCode::kUnauthorized, who.error().message}, "key");
+    if (!who.ok()) {
+      const ApiError error{ApiCode::kUnauthorized, who.error().message};
+      co_return co_await refuse(error, "key");
+    }
     request.principal = std::move(who).value();
     if (request.principal.access < match.route->access) {
-      co_return co_await refuse(
-          {ApiCode::kForbidden,
-           fmt::format("this needs a key with {} access; '{}' has {}", AccessName(match.route->access),
-                       request.principal.name, AccessName(request.principal.access))},
-          "access");
+      const ApiError error{ApiCode::kForbidden,
+                           fmt::format("this needs a key with {} access; '{}' has {}", AccessName(match.route->access),
+                                       request.principal.name, AccessName(request.principal.access))};
+      co_return co_await refuse(error, "access");
     }
   }
   std::optional<InFlight> slot;
   if (match.route->access != Access::kPublic) {
     slot.emplace(state_.requests_in_flight, state_.options.limits.requests_in_flight);
     if (!slot->admitted()) {
-      co_return co_await refuse({ApiCode::kOverloaded, "too many requests are running; try again", {}, 1}, "limit");
+      const ApiError error{ApiCode::kOverloaded, "too many requests are running; try again", {}, 1};
+      co_return co_await refuse(error, "limit");
     }
   }
   if (bodyless) {
