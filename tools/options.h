@@ -44,7 +44,4 @@ bool BelongsTo(const OptionSpec& option, std::string_view command_key);
 std::string EnvironmentName(const OptionSpec& option);  // max-tokens -> POINTSMAN_MAX_TOKENS
 std::vector<std::string> Split(std::string_view text, char separator);
 
-// The candidate nearest to `word` by edit distance, for "did you mean"; empty if none is near.
-std::string Nearest(std::string_view word, const std::vector<std::string>& candidates);
-
 }  // namespace pointsman
