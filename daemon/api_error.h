@@ -3,6 +3,7 @@
 //   {"error": {"message": "...", "type": "invalid_request_error", "param": "temperature", "code": "invalid_value"}}
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -44,20 +45,25 @@ struct ApiErrorRow {
   std::string_view type;    // OpenAI's error type
   std::string_view name;    // the "code" member
   std::string_view remedy;  // what the documentation says about it; openapi.yaml lists the same
+  int retry_after_s = 0;    // > 0: every answer with this code has a Retry-After header, by default this
 };
+std::span<const ApiErrorRow> ApiErrorTable();  // in the order of ApiCode
 const ApiErrorRow& RowOf(ApiCode code);
 
 struct ApiError {
   ApiCode code = ApiCode::kInternal;
   std::string message;
-  std::string param = {};  // the request's field; empty: null
-  int retry_after_s = 0;   // > 0: a Retry-After header
+  std::string param = {};   // the request's field; empty: null
+  int retry_after_s = 0;    // > 0: a Retry-After header; 0: the row's
+  std::string detail = {};  // for the log, never sent: what `message` leaves out
 };
 
-// The library's error in the API's terms. kInternal and kIo keep their message for the log and tell the client a
-// neutral one.
+// The library's error in the API's terms. What is the server's own affair (kCorrupt, kIo, kInternal, kNoSpace, kBusy)
+// tells the client a neutral sentence; all others keep their message, absolute paths in it cut to their last name. The
+// whole message is in `detail`.
 ApiError FromError(const Error& error, std::string param = {});
 
+// With Retry-After, and WWW-Authenticate for 401. The HTTP layer adds what only it knows: Allow for 405, X-Request-Id.
 HttpResponse ErrorResponse(const ApiError& error);
 std::string ErrorJson(const ApiError& error);  // the body above, one line: also the last event of a failed stream
 

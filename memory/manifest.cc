@@ -10,6 +10,9 @@
 #include <set>
 #include <string_view>
 #include <utility>
+#include <variant>
+
+#include "memory/strict_json.h"
 
 namespace pointsman {
 namespace {
@@ -18,7 +21,7 @@ using nlohmann::json;
 using nlohmann::ordered_json;
 
 constexpr size_t kMaxBytes = size_t{64} << 20;
-constexpr int kMaxDepth = 8;
+constexpr uint32_t kMaxDepth = 8;
 constexpr size_t kMaxNameBytes = 256;
 
 constexpr std::array<const char*, 2> kKindNames = {"entries", "prototypes"};
@@ -225,14 +228,9 @@ Error Damaged(const std::string& path, std::string_view problem) {
 
 Result<Manifest> ParseManifest(const std::string& json_text, const std::string& path_for_errors) {
   if (json_text.size() > kMaxBytes) return Damaged(path_for_errors, fmt::format("larger than {} bytes", kMaxBytes));
-  bool too_deep = false;
-  const auto limit_depth = [&](int depth, json::parse_event_t, json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return depth <= kMaxDepth;
-  };
-  const json root = json::parse(json_text, limit_depth, /*allow_exceptions=*/false);
-  if (too_deep) return Damaged(path_for_errors, fmt::format("nested deeper than {} levels", kMaxDepth));
-  if (root.is_discarded()) return Damaged(path_for_errors, "is not valid JSON");
+  const auto parsed = ParseStrictJson(json_text, {.depth = kMaxDepth});
+  if (const auto* problem = std::get_if<JsonProblem>(&parsed)) return Damaged(path_for_errors, problem->what);
+  const json& root = std::get<json>(parsed);
   if (!root.is_object()) return Damaged(path_for_errors, "$ must be an object");
 
   const auto version = root.find("format_version");

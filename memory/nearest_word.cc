@@ -5,6 +5,8 @@
 namespace pointsman {
 namespace {
 
+constexpr size_t kMaxBytes = 64;
+
 size_t EditDistance(std::string_view a, std::string_view b) {
   std::vector<size_t> row(b.size() + 1);
   for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
@@ -22,7 +24,8 @@ size_t EditDistance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::string Nearest(std::string_view word, const std::vector<std::string>& candidates) {
+std::string NearestWord(std::string_view word, const std::vector<std::string>& candidates) {
+  if (word.size() > kMaxBytes) return {};
   std::string best;
   size_t best_distance = std::max<size_t>(2, word.size() / 3) + 1;
   for (const std::string& candidate : candidates) {

@@ -1,4 +1,4 @@
-// "did you mean": the known word nearest to a mistyped one.
+// "Did you mean": the known word that is nearest to what somebody typed. Pure function.
 #pragma once
 
 #include <string>
@@ -7,7 +7,8 @@
 
 namespace pointsman {
 
-// The candidate nearest to `word` by edit distance; empty if none is near (more than a third of it wrong).
-std::string Nearest(std::string_view word, const std::vector<std::string>& candidates);
+// The candidate nearest to `word` by edit distance; empty if none is near, or if `word` is longer than anybody means
+// (64 bytes: the distance takes quadratic time, and the word may come from a stranger).
+std::string NearestWord(std::string_view word, const std::vector<std::string>& candidates);
 
 }  // namespace pointsman

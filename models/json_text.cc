@@ -2,35 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <set>
+#include <limits>
 #include <system_error>
+#include <utility>
+#include <variant>
 
 #include "memory/file_layer.h"
+#include "memory/strict_json.h"
 
 namespace pointsman {
 namespace {
 
-constexpr int kMaxDepth = 64;
-
-// Checked before parsing, so that no parser ever sees deep nesting.
-bool TooDeep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '{' || c == '[') {
-      if (++depth > kMaxDepth) return true;
-    } else if (c == '}' || c == ']') {
-      --depth;
-    }
-  }
-  return false;
-}
+constexpr uint32_t kMaxDepth = 64;
 
 Status Flatten(const nlohmann::json& spec, const char* list, const std::string& file, int depth,
                std::vector<const nlohmann::json*>& out) {
@@ -51,30 +34,9 @@ Status Flatten(const nlohmann::json& spec, const char* list, const std::string& 
 }  // namespace
 
 Result<nlohmann::json> ParseJson(std::string_view text, const std::string& file) {
-  if (TooDeep(text)) {
-    return Error{ErrorCode::kCorrupt, fmt::format("{}: JSON nested deeper than {} levels", file, kMaxDepth)};
-  }
-  std::vector<std::set<std::string>> keys;
-  std::string duplicate;
-  auto watch = [&](int, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second && duplicate.empty()) {
-      duplicate = fmt::format("key '{}' appears twice", OneLine(parsed.get_ref<const std::string&>()));
-    }
-    return true;
-  };
-  try {
-    nlohmann::json parsed = nlohmann::json::parse(text.begin(), text.end(), watch);
-    if (duplicate.empty()) return parsed;
-    return Error{ErrorCode::kCorrupt, fmt::format("{}: {}; download the file again", file, duplicate)};
-  } catch (const nlohmann::json::parse_error& error) {
-    return Error{ErrorCode::kCorrupt,
-                 fmt::format("{}: not valid JSON at byte {}; download the file again", file, error.byte)};
-  } catch (const nlohmann::json::exception&) {
-    return Error{ErrorCode::kCorrupt, fmt::format("{}: JSON with a number out of range", file)};
-  }
+  auto parsed = ParseStrictJson(text, {.depth = kMaxDepth, .values = std::numeric_limits<uint64_t>::max()});
+  if (auto* document = std::get_if<nlohmann::json>(&parsed)) return std::move(*document);
+  return Error{ErrorCode::kCorrupt, fmt::format("{}: {}; download the file again", file, std::get<1>(parsed).what)};
 }
 
 Result<nlohmann::json> ReadJsonObject(const std::filesystem::path& path, uint64_t max_bytes) {
@@ -93,16 +55,6 @@ Result<nlohmann::json> ReadJsonObject(const std::filesystem::path& path, uint64_
     return Error{ErrorCode::kCorrupt, fmt::format("{}: not a JSON object; download the file again", path.string())};
   }
   return parsed;
-}
-
-std::string OneLine(std::string_view text) {
-  constexpr size_t kMaxQuoted = 80;
-  std::string out(text.substr(0, kMaxQuoted));
-  for (char& c : out) {
-    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  }
-  if (text.size() > kMaxQuoted) out += "...";
-  return out;
 }
 
 Result<std::vector<const nlohmann::json*>> FlattenSequence(const nlohmann::json& spec, const char* list,

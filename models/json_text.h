@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "memory/one_line.h"  // for the messages of its users
 #include "memory/result.h"
 
 namespace pointsman {
@@ -18,9 +19,6 @@ namespace pointsman {
 Result<nlohmann::json> ParseJson(std::string_view text, const std::string& file);
 // kNotFound, kIo, or kCorrupt also if the file is longer than `max_bytes` or no object.
 Result<nlohmann::json> ReadJsonObject(const std::filesystem::path& path, uint64_t max_bytes);
-
-// `text` cut to 80 bytes, control characters replaced: what a message may quote of a file.
-std::string OneLine(std::string_view text);
 
 // The elements of {"type": "Sequence", `list`: [..]} of tokenizer.json in order, nested ones flattened, or the object
 // itself. Every element returned is an object with a string "type".

@@ -107,7 +107,7 @@ std::string Explain(const CLI::ParseError& error, const CLI::App& root) {
   if (extra.empty()) return fmt::format("{}; see --help", error.what());
   std::vector<std::string> known;
   for (const OptionSpec& option : AllOptions()) known.push_back(fmt::format("--{}", option.name));
-  const std::string nearest = Nearest(extra.front(), known);
+  const std::string nearest = NearestWord(extra.front(), known);
   const bool is_option = extra.front().starts_with("-");
   return fmt::format(
       "unknown {} '{}'{}; see --help", is_option ? "option" : "argument", extra.front(),

@@ -23,7 +23,7 @@ bool IsList(OptionKind kind) {
 }
 
 std::string DidYouMean(std::string_view word, const std::vector<std::string>& candidates) {
-  const std::string nearest = Nearest(word, candidates);
+  const std::string nearest = NearestWord(word, candidates);
   return nearest.empty() ? "see pointsman config for the known ones" : fmt::format("did you mean {}?", nearest);
 }
 
