@@ -129,18 +129,24 @@ std::string CommaList(const std::vector<std::string>& items) { return fmt::forma
 
 }  // namespace
 
+Result<std::string> RandomToken(size_t bytes) {
+  std::vector<unsigned char> secret(bytes);
+  if (RAND_bytes(secret.data(), static_cast<int>(secret.size())) != 1) {
+    return Error{ErrorCode::kInternal, "the system's random numbers are not available"};
+  }
+  std::string token = Base64Url(secret);
+  OPENSSL_cleanse(secret.data(), secret.size());
+  return token;
+}
+
 Result<NewKey> MakeKey(const std::string& name, Access access, const std::vector<std::string>& memories) {
   if (!IsName(name)) return Invalid("--name " + name + ": use 1 to 64 letters, digits or any of -_.@");
   if (access == Access::kPublic) return Invalid("--access: use read-only, read-write or admin");
   for (const std::string& memory : memories) {
     if (!IsName(memory)) return Invalid("--memories " + memory + ": not an id of a memory");
   }
-  std::array<unsigned char, kKeyBytes> secret{};
-  if (RAND_bytes(secret.data(), static_cast<int>(secret.size())) != 1) {
-    return Error{ErrorCode::kInternal, "the system's random numbers are not available"};
-  }
-  NewKey key{"pm-" + Base64Url(secret), {}};
-  OPENSSL_cleanse(secret.data(), secret.size());
+  POINTSMAN_TRY(const std::string secret, RandomToken(kKeyBytes));
+  NewKey key{"pm-" + secret, {}};
   key.line = fmt::format("{} {} {}", name, AccessName(access), Sha256Hex(key.key));
   if (!memories.empty()) key.line += " " + CommaList(memories);
   return key;

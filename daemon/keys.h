@@ -27,6 +27,9 @@ Result<NewKey> MakeKey(const std::string& name, Access access, const std::vector
 // Appends `line` to the file (made with mode 0600). kInvalidArgument: the name is there already.
 Status AppendKey(const std::filesystem::path& file, const NewKey& key);
 
+// `bytes` of the system's randomness as base64url without padding: for names that must not be guessed.
+Result<std::string> RandomToken(size_t bytes);
+
 // Any thread. Readers take a snapshot; Refresh replaces it.
 class KeyStore {
  public:

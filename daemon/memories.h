@@ -27,17 +27,15 @@ struct MemorySettings {
   float strength = 1.0f;        // default of its requests
 };
 
-// What routing with this memory has met since it was loaded, against what the build measured on held-out text.
-struct DriftReport {
-  uint64_t tokens = 0;    // seen since the last reset, at most the last `window`
+// What routing with this memory has met since it was loaded.
+struct LiveUse {
+  uint64_t requests = 0, tokens = 0;
   double open_share = 0;  // tokens whose gate was above 0
   double mean_gate = 0;
-  double mean_confidence = 0;                         // of the tokens whose gate was open
-  double expected_open_share = 0, expected_gate = 0;  // of held-out reference text, from calibration; 0: not recorded
-  bool alarm = false;  // open_share fell under a half of what was expected, over at least 2,000 tokens
+  double mean_confidence = 0;  // over all tokens
 };
 
-// One generation of one memory, immutable but for its counters and switches.
+// One generation of one memory. Immutable.
 struct LoadedMemory {
   std::string id;
   MemorySettings settings;
@@ -77,11 +75,14 @@ class MemoryRegistry {
 
   Result<MemoryUse> Find(const std::string& id) const;  // kNotFound
   std::vector<MemoryUse> All() const;                   // by id
-  DriftReport Drift(const MemoryUse& use) const;
-  // Counts one finished token of a request. Called by the compute thread.
+  // Counts one token of a request. Called by the compute thread.
   static void CountToken(MemoryState& state, float gate, float confidence);
+  static LiveUse UseOf(const MemoryState& state);
 
  private:
+  Result<std::shared_ptr<const LoadedMemory>> OpenNewest(const std::string& id, const MemorySettings& settings) const;
+  void AddMetrics(const std::string& id, const std::shared_ptr<MemoryState>& state);
+
   Fingerprint model_;
   MetricRegistry& metrics_;
   mutable std::mutex mutex_;

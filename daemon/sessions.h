@@ -64,6 +64,10 @@ class SessionStore {
   Size size() const;
 
  private:
+  uint32_t ExpireLocked(int64_t now);
+  // Null: absent, another's, or past its idle time.
+  Session* Locate(const std::string& owner, const std::string& id, int64_t now);
+
   SessionLimits limits_;
   mutable std::mutex mutex_;
   std::map<std::string, Session, std::less<>> sessions_;

@@ -17,7 +17,7 @@ constexpr size_t kMostStops = 4;
 // Fields of OpenAI's API that would change the answer and are not here: refused by name rather than ignored.
 void RefuseUnsupported(const json& body, FieldReader& fields) {
   const auto refuse = [&](const char* name, const char* why) {
-    fields.Fail(name, fmt::format("'{}' is not supported{}; leave it out", name, why), ApiCode::kUnprocessable);
+    fields.Fail(name, fmt::format("not supported{}; leave it out", why), ApiCode::kUnprocessable);
   };
   for (const char* name : {"tools", "tool_choice", "functions", "function_call", "suffix", "modalities", "audio",
                            "prediction", "reasoning_effort", "web_search_options"}) {
@@ -32,7 +32,7 @@ void RefuseUnsupported(const json& body, FieldReader& fields) {
     refuse("logit_bias", "");
   }
   if (const json* value = fields.Member("response_format");
-      value && !value->is_null() && !(value->is_object() && value->value("type", "") == "text")) {
+      value && !(value->is_object() && value->contains("type") && (*value)["type"] == "text")) {
     refuse("response_format", " but as {\"type\": \"text\"}");
   }
   if (const json* value = fields.Member("best_of"); value && !value->is_null() && *value != body.value("n", json(1))) {
@@ -49,7 +49,7 @@ std::optional<std::vector<int32_t>> TokensOf(const json& list, int64_t vocabular
   std::vector<int32_t> tokens;
   for (const json& item : list) {
     if (!item.is_number_integer() || item < 0 || item >= vocabulary) {
-      fields.Fail("prompt", fmt::format("prompt: a token id is outside of 0..{}", vocabulary - 1));
+      fields.Fail("prompt", fmt::format("a token id is outside of 0..{}", vocabulary - 1));
       return std::nullopt;
     }
     tokens.push_back(item.get<int32_t>());
@@ -70,9 +70,9 @@ void ReadPrompts(const json* prompt, const Tokenizer& tokenizer, const RequestLi
       request.prompts.push_back(std::move(*tokens));
     }
   };
-  const char* kinds = "prompt: give a string, a list of strings, a list of token ids or a list of such lists";
+  const char* kinds = "give a string, a list of strings, a list of token ids or a list of such lists";
   if (!prompt) {
-    fields.Fail("prompt", "prompt: missing; give the text to go on from");
+    fields.Fail("prompt", "missing; give the text to go on from");
   } else if (prompt->is_string()) {
     add_text(prompt->get<std::string>());
   } else if (!prompt->is_array() || prompt->empty()) {
@@ -80,7 +80,7 @@ void ReadPrompts(const json* prompt, const Tokenizer& tokenizer, const RequestLi
   } else if (prompt->front().is_number()) {
     add_tokens(*prompt);
   } else if (prompt->size() > kMostChoices) {
-    fields.Fail("prompt", fmt::format("prompt: {} prompts; at most {} a request", prompt->size(), kMostChoices));
+    fields.Fail("prompt", fmt::format("{} prompts; at most {} a request", prompt->size(), kMostChoices));
   } else {
     for (const json& item : *prompt) {
       if (item.is_string()) {
@@ -103,7 +103,7 @@ void ReadStop(FieldReader& fields, CompletionRequest& request) {
     request.stop = fields.Texts("stop", kMostStops, 256);
   }
   for (const std::string& text : request.stop) {
-    if (text.empty() || text.size() > 256) fields.Fail("stop", "stop: a stop string has 1 to 256 bytes");
+    if (text.empty() || text.size() > 256) fields.Fail("stop", "a stop string has 1 to 256 bytes");
   }
 }
 
@@ -116,14 +116,14 @@ void ReadLogprobs(FieldReader& fields, CompletionRequest& request) {
   }
   request.logprobs = fields.Flag("logprobs", false);
   request.top_logprobs = static_cast<int>(fields.Integer("top_logprobs", 0, 0, 20));
-  if (request.top_logprobs > 0 && !request.logprobs) fields.Fail("top_logprobs", "top_logprobs: needs logprobs true");
+  if (request.top_logprobs > 0 && !request.logprobs) fields.Fail("top_logprobs", "needs logprobs true");
 }
 
 void ReadSampling(FieldReader& fields, const RequestLimits& limits, CompletionRequest& request) {
   request.n = fields.Integer("n", 1, 1, kMostChoices);
   request.temperature = fields.Real("temperature", 1, 0, 2);
   request.top_p = fields.Real("top_p", 1, 0, 1);
-  if (request.top_p == 0) fields.Fail("top_p", "top_p: must be above 0; temperature 0 takes the likeliest token");
+  if (request.top_p == 0) fields.Fail("top_p", "must be above 0; temperature 0 takes the likeliest token");
   request.seed_given = fields.Has("seed");
   const int64_t seed =
       fields.Integer("seed", 0, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
@@ -142,8 +142,8 @@ void ReadStreaming(FieldReader& fields, CompletionRequest& request) {
   request.include_usage = inner.Flag("include_usage", false);
   inner.Flag("include_obfuscation", false);
   inner.Finish();
-  if (inner.error()) fields.Fail("stream_options", inner.error()->message);
-  if (!request.stream) fields.Fail("stream_options", "stream_options: needs stream true");
+  fields.Absorb(inner);
+  if (!request.stream) fields.Fail("stream_options", "needs stream true");
 }
 
 void ReadOurs(FieldReader& fields, CompletionRequest& request) {
@@ -168,16 +168,16 @@ void ReadOurs(FieldReader& fields, CompletionRequest& request) {
 void CheckLengths(const RequestLimits& limits, FieldReader& fields, const CompletionRequest& request) {
   const char* name = request.chat ? "messages" : "prompt";
   if (request.prompts.size() * static_cast<size_t>(request.n) > kMostChoices) {
-    fields.Fail("n", fmt::format("n: {} prompts with {} choices each; at most {} choices a request",
+    fields.Fail("n", fmt::format("{} prompts with {} choices each; at most {} choices a request",
                                  request.prompts.size(), request.n, kMostChoices));
   }
   for (const auto& prompt : request.prompts) {
     if (prompt.empty()) {
-      fields.Fail(name, fmt::format("{}: there is no text to go on from; give at least one character", name));
+      fields.Fail(name, "there is no text to go on from; give at least one character");
     } else if (static_cast<int64_t>(prompt.size()) >= limits.context) {
       fields.Fail(name,
-                  fmt::format("{}: {} tokens; the model's context has {}, and at least one must be left for the answer",
-                              name, prompt.size(), limits.context),
+                  fmt::format("{} tokens; the model's context has {}, and at least one must be left for the answer",
+                              prompt.size(), limits.context),
                   ApiCode::kContextExceeded);
     }
   }
@@ -201,7 +201,7 @@ std::variant<std::optional<RewireFields>, ApiError> ParseRewire(const json* valu
   }
   const std::string layers = fields.Text("layers", "all", 32);
   if (!ParseReroutedLayers(layers, &rewire.rerouting)) {
-    fields.Fail("layers", path + "layers: use " + std::string(kReroutedLayersHelp));
+    fields.Fail("layers", "use " + std::string(kReroutedLayersHelp));
   }
   const json* guard = fields.Member("guard");  // false, or a margin in nats per token
   if (guard && guard->is_number()) {
@@ -210,7 +210,7 @@ std::variant<std::optional<RewireFields>, ApiError> ParseRewire(const json* valu
   } else if (guard && guard->is_boolean()) {
     rewire.rerouting.guard = guard->get<bool>();
   } else if (guard && !guard->is_null()) {
-    fields.Fail("guard", path + "guard: use true, false or a margin in nats per token");
+    fields.Fail("guard", "use true, false or a margin in nats per token");
   }
   rewire.recompute = fields.Choice("kv", "keep", {"keep", "recompute"}) == "recompute";
   fields.Finish();
@@ -235,7 +235,7 @@ std::variant<CompletionRequest, ApiError> ParseCompletionRequest(const json& bod
     const json* messages = fields.Member("messages");
     fields.Member("chat_template_kwargs");
     if (!messages || !messages->is_array() || messages->empty()) {
-      fields.Fail("messages", "messages: give a list of at least one message with role and content");
+      fields.Fail("messages", "give a list of at least one message with role and content");
     } else if (!fields.error()) {
       auto encoded = encode(*messages, body);
       if (auto* error = std::get_if<ApiError>(&encoded)) return *error;
@@ -245,7 +245,7 @@ std::variant<CompletionRequest, ApiError> ParseCompletionRequest(const json& bod
   } else {
     request.echo = fields.Flag("echo", false);
     if (request.echo && request.logprobs) {
-      fields.Fail("echo", "echo: the prompt's log probabilities are not computed; leave logprobs out",
+      fields.Fail("echo", "the prompt's log probabilities are not computed; leave logprobs out",
                   ApiCode::kUnprocessable);
     }
     ReadPrompts(fields.Member("prompt"), tokenizer, limits, fields, request);

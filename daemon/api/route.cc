@@ -102,7 +102,7 @@ std::variant<RouteRows, ApiError> ParseBinary(const std::string& body) {
 // [[..], ..] of equal lengths into one array; the row length, or 0 after an error.
 uint32_t ReadMatrix(const json* value, const char* name, std::vector<float>& out, FieldReader& fields) {
   const auto fail = [&](const std::string& what) {
-    fields.Fail(name, fmt::format("{}: {}", name, what));
+    fields.Fail(name, what);
     return 0u;
   };
   if (!value || !value->is_array() || value->empty() || value->size() > kMostRows) {
@@ -128,17 +128,17 @@ std::variant<RouteRows, ApiError> ParseJson(const HttpRequest& http, std::string
   RouteRows r;
   *memory = fields.Text("memory", *memory, 64);
   r.layer = static_cast<int32_t>(fields.Integer("layer", -1, 0, 1 << 20));
-  if (r.layer < 0) fields.Fail("layer", "layer: missing; give the number of the MoE layer");
+  if (r.layer < 0) fields.Fail("layer", "missing; give the number of the MoE layer");
   r.strength = static_cast<float>(fields.Real("strength", 1, 0, 1));
   r.hidden_size = ReadMatrix(fields.Member("hidden"), "hidden", r.owned_hidden, fields);
   r.experts = ReadMatrix(fields.Member("logits"), "logits", r.logits, fields);
   if (!fields.error()) {
     r.rows = static_cast<uint32_t>(r.owned_hidden.size() / r.hidden_size);
-    if (r.logits.size() != size_t{r.rows} * r.experts) fields.Fail("logits", "logits: not as many rows as hidden");
+    if (r.logits.size() != size_t{r.rows} * r.experts) fields.Fail("logits", "not as many rows as hidden");
   }
   if (const json* gate = fields.Member("gate"); gate && !gate->is_null()) {
     if (!gate->is_array() || gate->size() != r.rows) {
-      fields.Fail("gate", "gate: give one number a row");
+      fields.Fail("gate", "give one number a row");
     } else {
       for (const json& g : *gate) r.owned_gate.push_back(g.is_number() ? g.get<float>() : -1.0f);
     }
@@ -146,7 +146,7 @@ std::variant<RouteRows, ApiError> ParseJson(const HttpRequest& http, std::string
   for (const int64_t token : fields.Integers("token", kMostRows, -1, 1 << 30)) {
     r.owned_tokens.push_back(static_cast<int32_t>(token));
   }
-  if (!r.owned_tokens.empty() && r.owned_tokens.size() != r.rows) fields.Fail("token", "token: give one id a row");
+  if (!r.owned_tokens.empty() && r.owned_tokens.size() != r.rows) fields.Fail("token", "give one id a row");
   fields.Finish();
   if (fields.error()) return *fields.error();
   r.hidden = r.owned_hidden;
