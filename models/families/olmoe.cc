@@ -9,6 +9,7 @@
 
 #include "models/linear.h"
 #include "models/norm.h"
+#include "models/weight_memory.h"
 
 namespace pointsman {
 namespace {
@@ -27,7 +28,7 @@ class WeightReader {
   }
 
   at::Tensor Read(const std::string& name, at::IntArrayRef shape) {
-    at::Tensor target = at::empty(shape, at::kFloat);
+    at::Tensor target = NewWeights(shape);
     ReadInto(name, target);
     return target;
   }
@@ -44,7 +45,7 @@ AttentionWeights ReadAttention(WeightReader& reader, const MoeConfig& config, co
   const int64_t hidden = config.hidden_size;
   const int64_t q = config.num_heads * config.head_dim, kv = config.num_kv_heads * config.head_dim;
   AttentionWeights w;
-  w.fused = at::empty({q + 2 * kv, hidden}, at::kFloat);
+  w.fused = NewWeights({q + 2 * kv, hidden});
   w.query = w.fused.narrow(0, 0, q);
   w.key = w.fused.narrow(0, q, kv);
   w.value = w.fused.narrow(0, q + kv, kv);
@@ -71,8 +72,8 @@ ExpertWeights ReadExperts(WeightReader& reader, const MoeConfig& config, const s
     w.down = reader.Read(prefix + "down_proj", {count, hidden, inner});
     return w;
   }
-  w.gate_up = at::empty({count, 2 * inner, hidden}, at::kFloat);
-  w.down = at::empty({count, hidden, inner}, at::kFloat);
+  w.gate_up = NewWeights({count, 2 * inner, hidden});
+  w.down = NewWeights({count, hidden, inner});
   for (int64_t e = 0; e < count; ++e) {
     const std::string expert = fmt::format("{}{}.", prefix, e);
     reader.ReadInto(expert + "gate_proj.weight", w.gate_up.select(0, e).narrow(0, 0, inner));
