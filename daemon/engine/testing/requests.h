@@ -127,9 +127,8 @@ inline Alone GenerateAlone(const MoeModel& model, const CompletionTask& task) {
 
 // The request got what it gets alone: tokens, text piece by piece, probabilities within 1e-4. A greedy choice between
 // tokens closer than 1e-3 may fall out the other way; nothing after it can be compared.
-inline void ExpectAsAlone(const MoeModel& model, const CompletionTask& task, const Told& told) {
+inline void ExpectAs(const Alone& alone, const Told& told) {
   ASSERT_TRUE(told.ok()) << (told.done ? told.done->error().message : "it never ended");
-  const Alone alone = GenerateAlone(model, task);
   const Generation& got = told.value().generation;
   for (size_t i = 0; i < alone.logprobs.size(); ++i) {
     ASSERT_LT(i, got.tokens.size()) << "it ended early";
@@ -152,6 +151,10 @@ inline void ExpectAsAlone(const MoeModel& model, const CompletionTask& task, con
     ASSERT_EQ(a.size(), b.size());
     for (size_t e = 0; e < a.size(); ++e) EXPECT_NEAR(a[e], b[e], 1e-4) << "layer " << layer;
   }
+}
+
+inline void ExpectAsAlone(const MoeModel& model, const CompletionTask& task, const Told& told) {
+  ExpectAs(GenerateAlone(model, task), told);
 }
 
 inline std::shared_ptr<const MoeModel> LoadTiny(TinyModelShape shape = {}) {
