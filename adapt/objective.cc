@@ -19,7 +19,7 @@ class TouchRecorder : public RoutingHook {
  public:
   explicit TouchRecorder(RoutingHook* inner) : inner_(inner) {}
   void BeginStep(const StepInfo& step) override {
-    touched_.assign(step.batch * step.length, 0);
+    touched_.assign(step.slots.size(), 0);
     inner_->BeginStep(step);
   }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {

@@ -39,10 +39,27 @@ Result<at::Tensor> OnlineRerouting::OnContext(std::span<const int32_t> context, 
   if (fills) {
     POINTSMAN_TRY(logits, rerouter.Prefill(learned.vectors));
   }
-  vectors_ = SessionOf(learned.vectors, 0);
+  Adopt(learned.vectors);
+  return logits;
+}
+
+Result<OnlineRerouting::Fed> OnlineRerouting::Feed(std::span<const int32_t> text) {
+  router_.SetSession(slot_, nullptr);
+  Rerouter rerouter(model_, &hook_, {slot_}, options_.rerouting);
+  const VectorBatch start = VectorsOf(options_.start);
+  POINTSMAN_TRY(const Rerouted learned, rerouter.Learn(ContextBatch(text), start));
+  POINTSMAN_TRY(const std::vector<double> after, rerouter.Losses(learned.vectors));
+  Adopt(learned.vectors);
+  // Without a step there is no gradient to read the first loss from, and nothing was changed.
+  return Fed{.loss_before = learned.before.empty() ? after[0] : learned.before[0],
+             .loss_after = after[0],
+             .kept = learned.kept[0] != 0};
+}
+
+void OnlineRerouting::Adopt(const VectorBatch& learned) {
+  vectors_ = SessionOf(learned, 0);
   router_.SetSession(slot_, std::make_shared<const SessionVectors>(vectors_));
   hook_.TakeTrace();
-  return logits;
 }
 
 }  // namespace pointsman

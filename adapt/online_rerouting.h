@@ -33,12 +33,23 @@ class OnlineRerouting {
   OnlineRerouting(const MoeModel& model, Router& router, RouterHook& hook, uint32_t slot,
                   OnlineReroutingOptions options);
 
-  // For GenerateOptions::on_context. A single token says nothing about what follows it: the start vectors stay.
+  // For GenerateOptions::on_context. After an error the slot has no session and the request cannot go on. A single
+  // token says nothing about what follows it: the start vectors stay.
   Result<at::Tensor> OnContext(std::span<const int32_t> context, KvCache& cache);
+
+  // Learns from a whole text, at least two tokens, without generating: a session that is fed. Losses are nats per
+  // token of the text, before with the start vectors; `kept`: what the guard decided.
+  struct Fed {
+    double loss_before = 0, loss_after = 0;
+    bool kept = true;
+  };
+  Result<Fed> Feed(std::span<const int32_t> text);
 
   const SessionVectors& vectors() const { return vectors_; }
 
  private:
+  void Adopt(const VectorBatch& learned);
+
   const MoeModel& model_;
   Router& router_;
   RouterHook& hook_;

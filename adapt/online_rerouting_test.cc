@@ -89,6 +89,45 @@ TEST_F(GenerationWithRerouting, ASessionGoesOnFromItsStart) {
   EXPECT_NE(second.by_layer, first.by_layer);
 }
 
+TEST_F(GenerationWithRerouting, AFedTextGivesWhatItsPromptGivesAndSaysHowItsLossFell) {
+  Router router;
+  RouterHook hook(router);
+  const uint32_t slot = router.AddSlot({.tables = memory_, .session = nullptr, .strength = 1.0f, .shadow = false});
+  OnlineRerouting fed(*model_, router, hook, slot, {.rerouting = Bold()}), read(fed);
+  const auto result = fed.Feed(prompt_);
+  ASSERT_TRUE(result.ok()) << result.error().message;
+  KvCache cache = model_->NewCache(1);
+  ASSERT_TRUE(read.OnContext(prompt_, cache).ok());
+  EXPECT_EQ(fed.vectors().by_layer, read.vectors().by_layer);
+  EXPECT_TRUE(result.value().kept);
+  EXPECT_LT(result.value().loss_after, result.value().loss_before);
+  // The losses are those of passes over the text with the vectors, and without.
+  for (const bool after : {false, true}) {
+    const at::NoGradGuard no_grad;
+    router.SetSession(slot, after ? std::make_shared<const SessionVectors>(fed.vectors()) : nullptr);
+    const std::vector<int64_t> ids(prompt_.begin(), prompt_.end());
+    const at::Tensor logits = model_->Forward(at::tensor(ids).view({1, -1}), {.hook = &hook, .slots = {slot}});
+    const double loss =
+        at::cross_entropy_loss(logits[0].narrow(0, 0, 8), at::tensor(ids).narrow(0, 1, 8)).item<double>();
+    EXPECT_NEAR(after ? result.value().loss_after : result.value().loss_before, loss, 1e-4);
+  }
+}
+
+TEST_F(GenerationWithRerouting, FeedingUnderAGuardThatNothingPassesKeepsTheStart) {
+  Router router;
+  RouterHook hook(router);
+  const SessionVectors start{.by_layer = {{}, {1, -1, 0, 0, 0, 0}, {}}};
+  ReroutingOptions strict = Bold();
+  strict.guard = true;
+  strict.guard_margin = 100;
+  OnlineRerouting rerouting(*model_, router, hook, router.AddSlot({}), {.rerouting = strict, .start = start});
+  const auto result = rerouting.Feed(prompt_);
+  ASSERT_TRUE(result.ok()) << result.error().message;
+  EXPECT_FALSE(result.value().kept);
+  EXPECT_EQ(rerouting.vectors().by_layer[1], start.by_layer[1]);
+  EXPECT_NEAR(result.value().loss_after, result.value().loss_before, 1e-6);
+}
+
 TEST_F(GenerationWithRerouting, ASingleTokenKeepsTheStart) {
   prompt_ = {7};
   SessionVectors start{.by_layer = {{}, {1, -1, 0, 0, 0, 0}, {}}}, last;

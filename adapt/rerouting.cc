@@ -170,6 +170,12 @@ Result<at::Tensor> Rerouter::Prefill(const VectorBatch& vectors) {
   return logits;
 }
 
+Result<std::vector<double>> Rerouter::Losses(const VectorBatch& vectors) {
+  const at::NoGradGuard no_grad;
+  POINTSMAN_TRY(const at::Tensor losses, Score(vectors, contexts_.weights));
+  return std::vector<double>(losses.const_data_ptr<float>(), losses.const_data_ptr<float>() + losses.numel());
+}
+
 Result<Rerouter::Gradients> Rerouter::Differentiate(const VectorBatch& vectors, const at::Tensor& weights) {
   const int64_t batch = contexts_.ids.size(0), length = contexts_.ids.size(1), count = batch * length;
   VectorBatch rows(vectors.size());

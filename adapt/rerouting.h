@@ -48,6 +48,9 @@ class Rerouter {
   // vectors as Learn returned them; contexts of one length.
   Result<at::Tensor> Prefill(const VectorBatch& vectors);
 
+  // [B] nats per token of the contexts of the last Learn, with `vectors`. One pass. REQUIRES: as Prefill.
+  Result<std::vector<double>> Losses(const VectorBatch& vectors);
+
  private:
   struct Gradients;
   void Begin(const Batch& contexts, const VectorBatch& start, const std::vector<at::Tensor>& confidence);

@@ -13,10 +13,11 @@ at::Tensor RowsOf(const at::Tensor& vectors, int64_t rows) {
 
 void VectorHook::BeginStep(const StepInfo& step) {
   if (!from_.empty() || !until_.empty()) {
-    const int64_t rows = step.batch * step.length;
+    const auto rows = static_cast<int64_t>(step.positions.size());
+    const int64_t length = rows / static_cast<int64_t>(std::max(from_.size(), until_.size()));
     applies_ = at::ones({rows, 1}, at::kFloat);
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t b = row / step.length;
+      const int64_t b = row / length;
       const bool early = !from_.empty() && step.positions[row] < from_[b];
       const bool late = !until_.empty() && step.positions[row] >= until_[b];
       if (early || late) applies_.data_ptr<float>()[row] = 0;

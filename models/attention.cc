@@ -3,7 +3,10 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
+#include <tuple>
+#include <vector>
 
+#include "models/decode_attention.h"
 #include "models/linear.h"
 
 namespace pointsman {
@@ -25,56 +28,91 @@ at::Tensor RepeatHeads(const at::Tensor& x, int64_t heads) {
   return groups == 1 ? x : x.repeat_interleave(groups, 1);
 }
 
-struct KeysAndValues {
-  at::Tensor keys, values;  // [B, kv heads, past + T, d]
+// What a pass's rows ask, and what they add: [N, Q], [N, K], [N, K], before rotation.
+struct Projected {
+  at::Tensor query, key, value;
+  Projected Rows(int64_t first, int64_t count) const {
+    return {query.narrow(0, first, count), key.narrow(0, first, count), value.narrow(0, first, count)};
+  }
 };
 
-// Appends to the cache and returns everything attention reads. A step that records gradients reads its own rows from
-// the graph, not from the cache.
-KeysAndValues AppendToCache(const LayerCache& cache, const at::Tensor& keys, const at::Tensor& values, int64_t past) {
-  const int64_t length = keys.size(2);
-  cache.keys.narrow(2, past, length).copy_(keys.detach());
-  cache.values.narrow(2, past, length).copy_(values.detach());
-  if (past == 0) return {keys, values};
-  if (keys.requires_grad() || values.requires_grad()) {
-    return {at::cat({cache.keys.narrow(2, 0, past), keys}, 2), at::cat({cache.values.narrow(2, 0, past), values}, 2)};
-  }
-  return {cache.keys.narrow(2, 0, past + length), cache.values.narrow(2, 0, past + length)};
-}
-
-}  // namespace
-
-at::Tensor Attention(const AttentionWeights& weights, const MoeConfig& config, const RopeTables& rope,
-                     const at::Tensor& x, int64_t past, const LayerCache& cache) {
-  const int64_t batch = x.size(0), length = x.size(1), dim = config.head_dim;
-  const int64_t heads = config.num_heads, kv_heads = config.num_kv_heads;
+Projected Project(const AttentionWeights& weights, const MoeConfig& config, const at::Tensor& x) {
+  const int64_t q = config.num_heads * config.head_dim, kv = config.num_kv_heads * config.head_dim;
   const at::Tensor fused =
       weights.fused.defined() ? weights.fused : at::cat({weights.query, weights.key, weights.value});
-  const at::Tensor projected = Linear(x.reshape({batch * length, -1}), fused, FusedBias(weights));
-  const auto parts = projected.split_with_sizes({heads * dim, kv_heads * dim, kv_heads * dim}, 1);
-  at::Tensor query = RmsNorm(parts[0], weights.query_norm, config.rms_norm_eps);
-  at::Tensor key = RmsNorm(parts[1], weights.key_norm, config.rms_norm_eps);
-  at::Tensor value = parts[2];
+  const auto parts = Linear(x, fused, FusedBias(weights)).split_with_sizes({q, kv, kv}, 1);
+  Projected result{RmsNorm(parts[0], weights.query_norm, config.rms_norm_eps),
+                   RmsNorm(parts[1], weights.key_norm, config.rms_norm_eps), parts[2]};
   if (config.clip_qkv > 0) {
-    query = query.clamp(-config.clip_qkv, config.clip_qkv);
-    key = key.clamp(-config.clip_qkv, config.clip_qkv);
-    value = value.clamp(-config.clip_qkv, config.clip_qkv);
+    for (at::Tensor* part : {&result.query, &result.key, &result.value}) {
+      *part = part->clamp(-config.clip_qkv, config.clip_qkv);
+    }
   }
-  query = ApplyRope(query.view({batch, length, heads, dim}), rope, past);
-  key = ApplyRope(key.view({batch, length, kv_heads, dim}), rope, past);
-  value = value.reshape({batch, length, kv_heads, dim}).transpose(1, 2);
-  if (cache.keys.defined())
-    std::tie(key, value) = [&] {
-      KeysAndValues all = AppendToCache(cache, key, value, past);
-      return std::pair(all.keys, all.values);
-    }();
+  return result;
+}
+
+// Appends to the cache and returns everything attention reads, [B, kv heads, past + T, d] twice. A step that records
+// gradients reads its own rows from the graph, not from the cache.
+std::tuple<at::Tensor, at::Tensor> AppendToCache(const AttentionBlock& block, int layer, const at::Tensor& keys,
+                                                 const at::Tensor& values) {
+  const int64_t past = block.past, length = block.length;
+  const at::Tensor &all_keys = block.cache->keys[layer], &all_values = block.cache->values[layer];
+  all_keys.narrow(2, past, length).copy_(keys.detach());
+  all_values.narrow(2, past, length).copy_(values.detach());
+  if (past == 0) return {keys, values};
+  if (keys.requires_grad() || values.requires_grad()) {
+    return {at::cat({all_keys.narrow(2, 0, past), keys}, 2), at::cat({all_values.narrow(2, 0, past), values}, 2)};
+  }
+  return {all_keys.narrow(2, 0, past + length), all_values.narrow(2, 0, past + length)};
+}
+
+// One block's rows through LibTorch: [B * T, Q].
+at::Tensor Mix(const MoeConfig& config, const RopeTables& rope, const Projected& rows, const AttentionBlock& block,
+               int layer) {
+  const int64_t batch = block.sequences, length = block.length, past = block.past, dim = config.head_dim;
+  const int64_t heads = config.num_heads, kv_heads = config.num_kv_heads;
+  const at::Tensor query = ApplyRope(rows.query.view({batch, length, heads, dim}), rope, past);
+  at::Tensor key = ApplyRope(rows.key.view({batch, length, kv_heads, dim}), rope, past);
+  at::Tensor value = rows.value.reshape({batch, length, kv_heads, dim}).transpose(1, 2);
+  if (block.cache) std::tie(key, value) = AppendToCache(block, layer, key, value);
   // A single new row sees every key; a first chunk is plain causal; only a later chunk needs an explicit mask.
   const bool masked = length > 1 && past > 0;
   const at::Tensor mixed = at::scaled_dot_product_attention(
       query, RepeatHeads(key, heads), RepeatHeads(value, heads),
       masked ? std::optional<at::Tensor>(CausalMask(length, past)) : std::nullopt, 0.0, length > 1 && past == 0);
-  const at::Tensor rows = mixed.transpose(1, 2).reshape({batch * length, heads * dim});
-  return Linear(rows, weights.output, weights.output_bias).view({batch, length, -1});
+  return mixed.transpose(1, 2).reshape({batch * length, heads * dim});
+}
+
+bool IsDecode(const AttentionBlock& block, const Projected& rows) {
+  const bool records = at::GradMode::is_enabled() && rows.query.requires_grad();
+  return block.length == 1 && block.cache && !records;
+}
+
+// All blocks: those of single new rows in one go, the others one by one.
+at::Tensor MixBlocks(const MoeConfig& config, const RopeTables& rope, const Projected& rows,
+                     std::span<const AttentionBlock> blocks, int layer) {
+  if (blocks.size() == 1 && !IsDecode(blocks[0], rows)) return Mix(config, rope, rows, blocks[0], layer);
+  at::Tensor mixed = at::empty({rows.query.size(0), rows.query.size(1)}, rows.query.options());
+  std::vector<DecodeRow> decode;
+  int64_t first = 0;
+  for (const AttentionBlock& block : blocks) {
+    if (IsDecode(block, rows)) {
+      for (int64_t s = 0; s < block.sequences; ++s) decode.push_back({first + s, s, block.past, block.cache});
+    } else {
+      mixed.narrow(0, first, block.rows()).copy_(Mix(config, rope, rows.Rows(first, block.rows()), block, layer));
+    }
+    first += block.rows();
+  }
+  DecodeAttention(config, rope, rows.query, rows.key, rows.value, decode, layer, mixed);
+  return mixed;
+}
+
+}  // namespace
+
+at::Tensor Attention(const AttentionWeights& weights, const MoeConfig& config, const RopeTables& rope,
+                     const at::Tensor& x, std::span<const AttentionBlock> blocks, int layer) {
+  const Projected rows = Project(weights, config, x);
+  return Linear(MixBlocks(config, rope, rows, blocks, layer), weights.output, weights.output_bias);
 }
 
 }  // namespace pointsman

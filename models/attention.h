@@ -1,13 +1,16 @@
 // Causal self-attention of OLMoE: one product for q, k, v; RMSNorm over the whole projected vector (not per head);
-// optional clipping; rotary positions; grouped keys and values; softmax(q k / sqrt(d)) v by LibTorch's fused kernel.
-// Pure: state lives in the caller's cache. Any number of threads.
+// optional clipping; rotary positions; grouped keys and values; softmax(q k / sqrt(d)) v by LibTorch's fused kernel,
+// and for single new positions by models/decode_attention.h. Pure: state lives in the caller's cache. Any number of
+// threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 
 #include "models/config.h"
+#include "models/kv_cache.h"
 #include "models/norm.h"
 
 namespace pointsman {
@@ -23,14 +26,18 @@ struct AttentionWeights {
                      // a trainable clone, where the three are leaves
 };
 
-// Where one layer's keys and values of earlier positions are, [B, kv heads, capacity, d]; undefined: no cache.
-struct LayerCache {
-  at::Tensor keys, values;
+// Part of a forward pass, in rows that lie side by side: `length` new positions of each of `sequences` sequences, after
+// the `past` positions that are in the cache. Without a cache past is 0.
+struct AttentionBlock {
+  int64_t sequences = 1, length = 1, past = 0;
+  KvCache* cache = nullptr;
+  int64_t rows() const { return sequences * length; }
 };
 
-// x [B, T, H] at positions past .. past + T - 1 -> [B, T, H]. Writes the new keys and values into `cache` (detached:
-// gradients do not reach earlier calls). REQUIRES: past == 0 without a cache; past + T <= capacity.
+// x [N, H], the rows of `blocks` in their order -> [N, H]. Writes the new keys and values into layer `layer` of the
+// blocks' caches (detached: gradients do not reach earlier calls), not their lengths. REQUIRES: past + length <=
+// capacity; without gradients where there are several blocks.
 at::Tensor Attention(const AttentionWeights& weights, const MoeConfig& config, const RopeTables& rope,
-                     const at::Tensor& x, int64_t past, const LayerCache& cache);
+                     const at::Tensor& x, std::span<const AttentionBlock> blocks, int layer);
 
 }  // namespace pointsman

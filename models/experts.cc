@@ -1,12 +1,15 @@
 #include "models/experts.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
+#include "models/few_rows.h"
 #include "models/linear.h"
 
 namespace pointsman {
@@ -143,6 +146,56 @@ class Scratch {
  private:
   at::Tensor block_;
 };
+
+// What one expert adds to the rows of its slots before their weights, [slots, H] to `result` by slot; no tensor
+// between.
+void ApplyExpert(const at::Tensor& x, const ExpertWeights& w, int64_t e, std::span<const int64_t> slots, int64_t k,
+                 float* result) {
+  const int64_t width = x.size(1), inner = w.down.size(2);
+  std::vector<float> gate_up(slots.size() * 2 * inner);
+  std::vector<const float*> from;
+  std::vector<float*> to;
+  for (size_t i = 0; i < slots.size(); ++i) {
+    from.push_back(x.const_data_ptr<float>() + slots[i] / k * width);
+    to.push_back(gate_up.data() + i * 2 * inner);
+  }
+  MultiplyFewRows(from, w.gate_up.const_data_ptr<float>() + e * 2 * inner * width, width, 2 * inner, to);
+  for (size_t i = 0; i < slots.size(); ++i) {
+    float *gate = to[i], *up = gate + inner;
+    for (int64_t f = 0; f < inner; ++f) gate[f] = gate[f] / (1 + std::exp(-gate[f])) * up[f];
+    from[i] = gate;
+    to[i] = result + slots[i] * width;
+  }
+  MultiplyFewRows(from, w.down.const_data_ptr<float>() + e * width * inner, inner, width, to);
+}
+
+// Combine for decoding: few rows, hardly two of them at the same expert.
+at::Tensor CombineFewRows(const at::Tensor& x, const ExpertWeights& w, const Dispatch& dispatch) {
+  const int64_t width = x.size(1), slots = static_cast<int64_t>(dispatch.order.size());
+  const auto experts = static_cast<int64_t>(dispatch.offsets.size()) - 1;
+  const at::Tensor outputs = at::empty({slots, width}, x.options());
+  const auto of = [&](int64_t e) {
+    return std::span(dispatch.order).subspan(dispatch.offsets[e], dispatch.offsets[e + 1] - dispatch.offsets[e]);
+  };
+  const auto apply = [&](int64_t first, int64_t last) {
+    for (int64_t e = first; e < last; ++e) {
+      if (!of(e).empty()) ApplyExpert(x, w, e, of(e), dispatch.k, outputs.data_ptr<float>());
+    }
+  };
+  // One row leaves the threads to the products of each expert, which share them where it is large.
+  if (x.size(0) == 1 || slots * 3 * width * w.down.size(2) < kProductsPerThread) {
+    apply(0, experts);
+  } else {
+    at::parallel_for(0, experts, 1, apply);
+  }
+  at::Tensor result = at::zeros_like(x);
+  const AddScaledFunction add = AddScaledHere();
+  for (const int64_t slot : dispatch.order) {  // ascending experts
+    add(outputs.const_data_ptr<float>() + slot * width, dispatch.weights[slot], width,
+        result.data_ptr<float>() + slot / dispatch.k * width);
+  }
+  return result;
+}
 
 // Forward pass; with `kept` the products gate_up x of all slots are left there, in dispatch order, for backward.
 at::Tensor Combine(const at::Tensor& x, const ExpertWeights& w, const Dispatch& dispatch, at::Tensor* kept) {
@@ -292,7 +345,8 @@ at::Tensor MixExperts(const at::Tensor& x, const at::Tensor& logits, const Exper
                                                       weights.gate_up.requires_grad() || weights.down.requires_grad());
   if (records) return MixFunction::apply(x, logits, weights.gate_up, weights.down, k, normalize);
   const at::NoGradGuard no_grad;
-  return Combine(x, weights, Plan(at::softmax(logits, -1), k, normalize), nullptr);
+  const Dispatch dispatch = Plan(at::softmax(logits, -1), k, normalize);
+  return x.size(0) <= kFewRows ? CombineFewRows(x, weights, dispatch) : Combine(x, weights, dispatch, nullptr);
 }
 
 void SelectTopK(std::span<const float> scores, std::span<int32_t> chosen) {

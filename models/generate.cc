@@ -8,73 +8,12 @@
 #include <exception>
 #include <numeric>
 
+#include "models/generated_text.h"
+
 namespace pointsman {
 namespace {
 
 Error Invalid(std::string message) { return {ErrorCode::kInvalidArgument, std::move(message)}; }
-
-// Bytes at the end of `text` that begin a UTF-8 character without finishing it.
-size_t UnfinishedBytes(std::string_view text) {
-  for (size_t back = 1; back <= std::min<size_t>(3, text.size()); ++back) {
-    const auto byte = static_cast<unsigned char>(text[text.size() - back]);
-    if ((byte & 0xC0) == 0x80) continue;  // inside a character
-    const size_t length = byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC0 ? 2 : 1;
-    return length > back ? back : 0;
-  }
-  return 0;
-}
-
-// The text so far, and how much of it can no longer change.
-class TextStream {
- public:
-  explicit TextStream(const std::vector<std::string>& stops) : stops_(stops) {}
-
-  // Appends; true if a stop string is complete (the text then ends before it).
-  bool Append(std::string_view piece) {
-    // A stop string that ends in the new piece starts at most its own length before it.
-    const size_t before = text_.size();
-    text_ += piece;
-    size_t cut = std::string::npos;
-    for (const std::string& stop : stops_) {
-      const size_t from = before >= stop.size() ? before - stop.size() + 1 : 0;
-      cut = std::min(cut, text_.find(stop, from));
-    }
-    if (cut == std::string::npos) return false;
-    text_.resize(cut);
-    return true;
-  }
-
-  // What became final since the last call; all of the rest if `finished`.
-  std::string_view Release(bool finished) {
-    size_t held = 0;
-    if (!finished) {
-      held = UnfinishedBytes(text_);
-      for (const std::string& stop : stops_) held = std::max(held, PartialMatch(stop));
-    }
-    const size_t end = std::max(text_.size() - held, std::min(released_, text_.size()));
-    const std::string_view piece =
-        std::string_view(text_).substr(std::min(released_, end), end - std::min(released_, end));
-    released_ = end;
-    return piece;
-  }
-
-  std::string Take() { return std::move(text_); }
-
- private:
-  // Length of the longest proper prefix of `stop` that ends the text.
-  size_t PartialMatch(const std::string& stop) const {
-    for (size_t length = std::min(stop.size() - 1, text_.size()); length > 0; --length) {
-      if (std::string_view(text_).substr(text_.size() - length) == std::string_view(stop).substr(0, length)) {
-        return length;
-      }
-    }
-    return 0;
-  }
-
-  const std::vector<std::string>& stops_;
-  std::string text_;
-  size_t released_ = 0;
-};
 
 at::Tensor AsIds(std::span<const int32_t> tokens) {
   at::Tensor ids = at::empty({1, static_cast<int64_t>(tokens.size())}, at::kLong);
@@ -88,38 +27,29 @@ Result<Generation> Run(const MoeModel& model, std::span<const int32_t> prompt, c
   KvCache cache = model.NewCache(1);
   const MoeModel::ForwardOptions forward{
       .hook = options.hook, .slots = {options.slot}, .cache = &cache, .last_only = true};
-  std::mt19937_64 random(options.seed);
-  TextStream stream(options.stop);
-  Generation result;
-  bool stopped = false, cancelled = false;
+  GeneratedText text(model, options);
+  bool cancelled = false;
   std::vector<int32_t> context(prompt.begin(), prompt.end());
   std::vector<int32_t> next = context;
-  while (!stopped && !cancelled && static_cast<int64_t>(result.tokens.size()) < options.max_tokens &&
-         cache.length + static_cast<int64_t>(next.size()) <= config.max_positions) {
+  while (!text.ended() && cache.length + static_cast<int64_t>(next.size()) <= config.max_positions) {
     at::Tensor logits;
-    if (options.on_context && static_cast<int64_t>(result.tokens.size()) % options.context_interval == 0) {
+    if (options.on_context && static_cast<int64_t>(text.tokens().size()) % options.context_interval == 0) {
       POINTSMAN_TRY(logits, options.on_context(context, cache));
     }
     if (!logits.defined()) logits = model.Forward(AsIds(next), forward);
     if (options.hook) POINTSMAN_CHECK_OK(options.hook->status());
-    const int32_t token = SampleToken(std::span(logits.const_data_ptr<float>(), config.vocab_size), options.temperature,
-                                      options.top_p, random);
-    if (!options.ignore_end && std::ranges::find(config.eos_token_ids, token) != config.eos_token_ids.end()) {
-      stopped = true;
-      break;
-    }
-    result.tokens.push_back(token);
-    stopped = stream.Append(model.tokenizer().Decode(std::span(&token, 1)));
-    if (options.on_token) cancelled = !options.on_token(token, stream.Release(stopped));
+    const int32_t token = text.Take(std::span(logits.const_data_ptr<float>(), config.vocab_size));
+    if (token < 0) break;
+    if (options.on_token) cancelled = !options.on_token(token, text.Release());
+    if (cancelled) text.End(FinishReason::kCancelled);
     next.assign(1, token);
     context.push_back(token);
   }
   if (options.on_token && !cancelled) {
-    if (const std::string_view rest = stream.Release(true); !rest.empty()) cancelled = !options.on_token(-1, rest);
+    const std::string_view rest = text.ReleaseRest();
+    if (!rest.empty() && !options.on_token(-1, rest)) text.End(FinishReason::kCancelled);
   }
-  result.text = stream.Take();
-  result.finish_reason = stopped ? FinishReason::kStop : cancelled ? FinishReason::kCancelled : FinishReason::kLength;
-  return result;
+  return text.Finish();
 }
 
 // Index drawn from weights in the order of `ids`; `target` in [0, sum of weights).

@@ -3,81 +3,61 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <exception>
+#include <utility>
+
+#include "models/generated_text.h"
 
 namespace pointsman {
 namespace {
 
 struct Row {
-  std::span<const int32_t> prompt;
-  std::mt19937_64 random;
-  Generation result;
-  bool done = false;
+  GeneratedText text;
+  KvCache cache;
+  std::vector<int32_t> next;  // what the model has not read yet
+  uint32_t slot = 0;
 };
 
-// Takes `token` as the row's next; decides whether the row ends with it.
-void Append(const MoeModel& model, const GenerateOptions& options, const std::function<bool(std::string_view)>& enough,
-            int32_t token, Row& row) {
-  const auto& ends = model.config().eos_token_ids;
-  std::string& text = row.result.text;
-  row.done = std::ranges::find(ends, token) != ends.end();
-  if (!row.done) {
-    row.result.tokens.push_back(token);
-    const size_t before = text.size();
-    text += model.tokenizer().Decode(std::span(&token, 1));
-    size_t cut = std::string::npos;
-    for (const std::string& stop : options.stop) {
-      cut = std::min(cut, text.find(stop, before >= stop.size() ? before - stop.size() + 1 : 0));
-    }
-    row.done = cut != std::string::npos;
-    if (row.done) text.resize(cut);
-    row.done = row.done || (enough && enough(text));
+GeneratedText TextOf(const MoeModel& model, GenerateOptions options, uint64_t seed) {
+  options.seed = seed;
+  return GeneratedText(model, options);
+}
+
+// The rows that go on: neither ended nor at the end of the context.
+std::vector<Row*> LiveRows(std::vector<Row>& rows, int64_t context) {
+  std::vector<Row*> live;
+  for (Row& row : rows) {
+    const bool fits = row.cache.length + static_cast<int64_t>(row.next.size()) <= context;
+    if (!row.text.ended() && fits) live.push_back(&row);
   }
-  if (row.done) row.result.finish_reason = FinishReason::kStop;
-  row.done = row.done || static_cast<int64_t>(row.result.tokens.size()) >= options.max_tokens;
+  return live;
 }
 
 Result<std::vector<Generation>> Run(const MoeModel& model, std::span<const BatchPrompt> prompts,
                                     const GenerateOptions& options,
                                     const std::function<bool(std::string_view)>& enough) {
-  const at::NoGradGuard no_grad;
   const MoeConfig& config = model.config();
-  const auto count = static_cast<int64_t>(prompts.size());
-  KvCache cache = model.NewCache(count);
-  MoeModel::ForwardOptions forward{.hook = options.hook, .slots = {}, .cache = &cache, .last_only = true};
   std::vector<Row> rows;
-  size_t shortest = prompts.front().tokens.size();
   for (const BatchPrompt& prompt : prompts) {
-    rows.push_back({prompt.tokens, std::mt19937_64(prompt.seed), {}, options.max_tokens == 0});
-    forward.slots.push_back(prompt.slot);
-    shortest = std::min(shortest, prompt.tokens.size());
+    rows.push_back({TextOf(model, options, prompt.seed), model.NewCache(1), prompt.tokens, prompt.slot});
   }
-  at::Tensor ids = at::empty({count, static_cast<int64_t>(shortest)}, at::kLong);
-  for (int64_t b = 0; b < count; ++b) {
-    std::copy_n(rows[b].prompt.begin(), shortest, ids.data_ptr<int64_t>() + b * ids.size(1));
-  }
-  const auto done = [](const Row& row) { return row.done; };
-  while (!std::ranges::all_of(rows, done)) {
-    const at::Tensor logits = model.Forward(ids, forward);
+  for (;;) {
+    const std::vector<Row*> live = LiveRows(rows, config.max_positions);
+    if (live.empty()) break;
+    std::vector<MoeModel::RowSegment> segments;
+    for (Row* row : live) segments.push_back({.tokens = row->next, .cache = &row->cache, .slot = row->slot});
+    const at::Tensor logits = model.ForwardRows(segments, options.hook);
     if (options.hook) POINTSMAN_CHECK_OK(options.hook->status());
-    ids = at::zeros({count, 1}, at::kLong);
-    for (int64_t b = 0; b < count; ++b) {
-      Row& row = rows[b];
-      int32_t next = 0;  // a finished row goes on with anything: nobody reads it
-      if (cache.length < static_cast<int64_t>(row.prompt.size())) {
-        next = row.prompt[cache.length];
-      } else if (!row.done) {
-        const std::span logits_of(logits.const_data_ptr<float>() + b * config.vocab_size, config.vocab_size);
-        next = SampleToken(logits_of, options.temperature, options.top_p, row.random);
-        Append(model, options, enough, next, row);
-      }
-      ids.data_ptr<int64_t>()[b] = next;
+    const float* of_row = logits.const_data_ptr<float>();
+    for (Row* row : live) {
+      const int32_t token = row->text.Take(std::span(of_row, config.vocab_size));
+      if (token >= 0 && enough && enough(row->text.text())) row->text.End(FinishReason::kStop);
+      row->next.assign(1, token);
+      of_row += config.vocab_size;
     }
-    if (cache.length >= config.max_positions) break;
   }
   std::vector<Generation> results;
-  for (Row& row : rows) results.push_back(std::move(row.result));
+  for (Row& row : rows) results.push_back(row.text.Finish());
   return results;
 }
 

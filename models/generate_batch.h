@@ -18,12 +18,10 @@ struct BatchPrompt {
   uint32_t slot = 0;  // router slot of this text; the hook must expect one a row
 };
 
-// Continues every prompt, in order. All rows advance together from the shortest prompt's end: a longer prompt's rest is
-// fed one token a step while others are sampled already, so batches of like lengths waste least.
-//
-// Of `options`: max_tokens, temperature, top_p, stop and hook. `enough`, if given, sees a text after each of its new
-// tokens; true ends it there (kStop). A row's text is what Generate gives for its prompt and seed, up to the rounding
-// of batched products. Errors: Generate's. Threads: as Generate.
+// Continues every prompt, in order: the prompts are read in one pass, then every text that goes on gets one token a
+// pass. Of `options`: max_tokens, temperature, top_p, ignore_end, stop and hook. `enough`, if given, sees a text after
+// each of its new tokens; true ends it there (kStop). A row's text is what Generate gives for its prompt and seed, up
+// to the rounding of batched products. Errors: Generate's. Threads: as Generate.
 Result<std::vector<Generation>> GenerateBatch(const MoeModel& model, std::span<const BatchPrompt> prompts,
                                               const GenerateOptions& options,
                                               const std::function<bool(std::string_view text)>& enough = {});

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,16 +39,31 @@ class MoeModel {
     KvCache* cache = nullptr;          // nullptr: no cache, positions start at 0
     bool last_only = false;            // logits of the last position only: [B, 1, V]
   };
+  // A batch of sequences of one length, at one position.
   // ids [B, T] int64 -> logits [B, T, V] fp32. Differentiable with respect to what the hook adds (and to the weights
   // of a trainable clone). REQUIRES: position + T <= config().max_positions, ids in 0..V-1.
   virtual at::Tensor Forward(const at::Tensor& ids, const ForwardOptions& options) const = 0;
+
+  // Part of a ragged pass: the next tokens of one sequence.
+  struct RowSegment {
+    std::span<const int32_t> tokens;  // at the positions from cache->length on
+    KvCache* cache = nullptr;         // of this sequence alone, NewCache(1); its length grows by the tokens
+    uint32_t slot = 0;                // router slot
+    bool wants_logits = true;         // after the last token
+  };
+  // One pass over different sequences at different positions, prompts and single new tokens alike: everything but
+  // attention works on all rows together. -> logits [segments that want them, V] fp32, in order. Without gradients.
+  // A row's result depends on the other rows only through the rounding of products (see models/few_rows.h). On an
+  // exception (memory runs out) the caches have their lengths still. REQUIRES: at least one segment, none empty, each
+  // with its own cache and, but for 0, its own slot; Forward's for positions and ids.
+  virtual at::Tensor ForwardRows(std::span<const RowSegment> segments, RoutingHook* hook) const = 0;
 
   // A forward pass cut open behind the router of one MoE layer: nothing in it depends on what is added to the logits of
   // that layer or a later one, so it may be gone on from many times.
   struct Cut {
     int layer = 0;
-    int64_t past = 0;
-    at::Tensor residual;  // [B, T, H]: what the layer's experts are added to
+    int64_t batch = 1, past = 0;
+    at::Tensor residual;  // [B * T, H]: what the layer's experts are added to
     at::Tensor hidden;    // [B * T, H]: the router's input
     at::Tensor logits;    // [B * T, E]: the router's, changed by the hook
   };

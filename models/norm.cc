@@ -89,6 +89,15 @@ class RmsNormFunction : public Function<RmsNormFunction> {
   }
 };
 
+// One head: (a, b) -> (a cos - b sin, b cos + a sin), the other way round with direction -1.
+void RotateHead(const float* x, const float* c, const float* s, int64_t half, float direction, float* y) {
+  for (int64_t i = 0; i < half; ++i) {
+    const float low = x[i], high = x[i + half], turn = direction * s[i];
+    y[i] = low * c[i] - high * turn;
+    y[i + half] = high * c[i] + low * turn;
+  }
+}
+
 // One pass of rotation. `from` and `to` are strides of (batch, head, position); direction -1 undoes the rotation.
 struct HeadStrides {
   int64_t batch, head, position;
@@ -105,13 +114,8 @@ void Rotate(const float* in, HeadStrides from, float* out, HeadStrides to, const
       const float* c = cosine.const_data_ptr<float>() + (first + t) * half;
       const float* s = sine.const_data_ptr<float>() + (first + t) * half;
       for (int64_t h = 0; h < heads; ++h) {
-        const float* a = in + b * from.batch + h * from.head + t * from.position;
-        float* y = out + b * to.batch + h * to.head + t * to.position;
-        for (int64_t i = 0; i < half; ++i) {
-          const float low = a[i], high = a[i + half], turn = direction * s[i];
-          y[i] = low * c[i] - high * turn;
-          y[i + half] = high * c[i] + low * turn;
-        }
+        RotateHead(in + b * from.batch + h * from.head + t * from.position, c, s, half, direction,
+                   out + b * to.batch + h * to.head + t * to.position);
       }
     }
   }
@@ -145,7 +149,9 @@ class RopeFunction : public Function<RopeFunction> {
 }  // namespace
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return RmsNormFunction::apply(x, weight, eps);
+  const bool records = at::GradMode::is_enabled() && (x.requires_grad() || weight.requires_grad());
+  // Making a node of the graph costs more than normalizing a row.
+  return records ? RmsNormFunction::apply(x, weight, eps) : NormalizeRows(x, weight, eps).y;
 }
 
 RopeTables MakeRopeTables(int64_t positions, int64_t head_dim, double theta) {
@@ -158,6 +164,13 @@ RopeTables MakeRopeTables(int64_t positions, int64_t head_dim, double theta) {
 
 at::Tensor ApplyRope(const at::Tensor& x, const RopeTables& tables, int64_t first) {
   return RopeFunction::apply(x, tables.cosine, tables.sine, first);
+}
+
+void RotateHeads(const float* x, int64_t heads, const RopeTables& tables, int64_t position, float* y, int64_t stride) {
+  const int64_t half = tables.cosine.size(1);
+  const float* c = tables.cosine.const_data_ptr<float>() + position * half;
+  const float* s = tables.sine.const_data_ptr<float>() + position * half;
+  for (int64_t h = 0; h < heads; ++h) RotateHead(x + h * 2 * half, c, s, half, 1.0f, y + h * stride);
 }
 
 }  // namespace pointsman

@@ -26,4 +26,7 @@ RopeTables MakeRopeTables(int64_t positions, int64_t head_dim, double theta);
 // position first + t.
 at::Tensor ApplyRope(const at::Tensor& x, const RopeTables& tables, int64_t first);
 
+// The same for one position, x [heads, d], without gradients: head h goes to y + h * stride.
+void RotateHeads(const float* x, int64_t heads, const RopeTables& tables, int64_t position, float* y, int64_t stride);
+
 }  // namespace pointsman

@@ -13,8 +13,7 @@ void RouterHook::BeginStep(const StepInfo& step) {
   auto begun = router_.BeginStep(step.slots, step.positions, step.tokens);
   if (begun.ok()) {
     step_ = std::move(begun).value();
-    last_rows_.clear();
-    for (int64_t b = 1; b <= step.batch; ++b) last_rows_.push_back(static_cast<uint32_t>(b * step.length - 1));
+    output_rows_ = step.output_rows;
   } else {
     status_ = begun.error();
   }
@@ -34,7 +33,7 @@ bool RouterHook::MayWrite(const at::Tensor& logits, const std::string& where) {
 at::Tensor RouterHook::Output(const at::Tensor& hidden, const at::Tensor& logits) {
   if (!MayWrite(logits, "output")) return logits;
   const bool all = hidden.size(0) == static_cast<int64_t>(step_.slots.size());
-  status_ = router_.VoteOutput(step_, all ? std::span<const uint32_t>() : last_rows_,
+  status_ = router_.VoteOutput(step_, all ? std::span<const uint32_t>() : output_rows_,
                                std::span(hidden.const_data_ptr<float>(), hidden.numel()),
                                std::span(logits.data_ptr<float>(), logits.numel()));
   return logits;

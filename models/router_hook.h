@@ -39,7 +39,7 @@ class RouterHook : public RoutingHook {
 
   Router& router_;
   Step step_;
-  std::vector<uint32_t> last_rows_;  // [batch]: the last row of each sequence of the step
+  std::vector<uint32_t> output_rows_;  // of the step: StepInfo::output_rows
   Status status_;
   bool collect_ = false;
   std::vector<RowTrace> trace_;

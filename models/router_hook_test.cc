@@ -72,11 +72,13 @@ class RoutedModel : public ::testing::TestWithParam<const char*> {
   }
 
   // Logits of one sequence under a fresh router with this binding.
-  at::Tensor Routed(const Binding& binding) const {
+  at::Tensor Routed(const Binding& binding) const { return RoutedText(binding, Sequence()); }
+
+  at::Tensor RoutedText(const Binding& binding, const at::Tensor& ids) const {
     Router router;
     const uint32_t slot = router.AddSlot(binding);
     RouterHook hook(router);
-    const at::Tensor logits = model_->Forward(Sequence(), {.hook = &hook, .slots = {slot}});
+    const at::Tensor logits = model_->Forward(ids, {.hook = &hook, .slots = {slot}});
     EXPECT_TRUE(hook.status().ok()) << hook.status().error().message;
     return logits;
   }
@@ -176,6 +178,41 @@ TEST_P(RoutedModel, SequencesOfABatchKeepTheirOwnMemory) {
   EXPECT_LT((both[1] - alone[0]).abs().max().item<float>(), 1e-4);
   EXPECT_GT((both[1] - frozen[1]).abs().max().item<float>(), 1e-2);
   EXPECT_TRUE(hook.status().ok());
+}
+
+TEST_P(RoutedModel, SequencesOfARaggedPassKeepTheirOwnMemory) {
+  const Binding routing{.tables = WithOutput(Tables(GateState::kHalfOpen)), .session = nullptr};
+  const Binding always{.tables = Tables(GateState::kOff), .session = nullptr, .strength = 0.5f};
+  Router router;
+  RouterHook hook(router);
+  std::vector<int32_t> tokens;
+  for (int64_t t = 0; t < 60; ++t) tokens.push_back(static_cast<int32_t>(ids_[0][t].item<int64_t>()));
+  std::vector<KvCache> caches;
+  for (int i = 0; i < 3; ++i) caches.push_back(model_->NewCache(1));
+  const std::vector<uint32_t> slots{router.AddSlot(routing), 0, router.AddSlot(always)};
+  const std::vector<std::vector<size_t>> chunks{{20, 1, 1}, {1, 30, 1}, {9, 9, 9}};  // of each sequence, by pass
+  at::Tensor logits;
+  for (size_t pass = 0; pass < 3; ++pass) {
+    std::vector<MoeModel::RowSegment> segments;
+    for (size_t i = 0; i < 3; ++i) {
+      segments.push_back({.tokens = std::span(tokens).subspan(caches[i].length, chunks[i][pass]),
+                          .cache = &caches[i],
+                          .slot = slots[i],
+                          .wants_logits = i != 2 || pass == 2});
+    }
+    logits = model_->ForwardRows(segments, &hook);
+    ASSERT_TRUE(hook.status().ok()) << hook.status().error().message;
+  }
+  EXPECT_EQ(router.counters().voted, 3u) << "one row a pass had an output memory and was asked for";
+  const Binding bindings[] = {routing, {}, always};
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t length = caches[i].length;
+    const at::Tensor alone = RoutedText(bindings[i], Sequence().narrow(1, 0, length))[0][length - 1];
+    EXPECT_LT((logits[i] - alone).abs().max().item<float>(), 1e-4) << i;
+    const at::Tensor frozen = model_->Forward(Sequence().narrow(1, 0, length), {})[0][length - 1];
+    const float moved = (logits[i] - frozen).abs().max().item<float>();
+    EXPECT_TRUE(i == 1 ? moved < 1e-4 : moved > 1e-3) << i << " moved by " << moved;
+  }
 }
 
 TEST_P(RoutedModel, TracesRowsOfBoundSlots) {

@@ -1,8 +1,8 @@
 // The one place where routing can be changed: the model calls BeginStep once per forward pass and Route at every MoE
 // layer with the router's input and its logits, before softmax and top-k.
 //
-// Rows are tokens of all sequences of the batch flattened: row b * T + t. A hook may be differentiable (adapt/) or run
-// the C++ router on raw data (RouterHook in models/router_hook.h).
+// Rows are the tokens of a pass, one sequence's after another's, each sequence's in ascending position. A hook may be
+// differentiable (adapt/) or run the C++ router on raw data (RouterHook in models/router_hook.h).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +18,8 @@ struct StepInfo {
   std::vector<uint32_t> slots = {};      // [rows]: sequence each row belongs to (Router slots; 0 = frozen)
   std::vector<uint32_t> positions = {};  // [rows]
   std::vector<int32_t> tokens = {};      // [rows]
-  int64_t batch = 0, length = 0;         // rows = batch * length
+  // Ascending: the rows whose output is asked for where not all are (Output), the last of each sequence.
+  std::vector<uint32_t> output_rows = {};
 };
 
 class RoutingHook {
@@ -29,8 +30,8 @@ class RoutingHook {
   // (possibly changed in place, if no gradient is recorded) or a new tensor of the same shape.
   virtual at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) = 0;
   // The model's last step. hidden [n, H] is what the output layer reads (after the final norm), logits [n, V] what it
-  // gave; n = rows, or n = batch for a forward pass of the last positions only (ForwardOptions::last_only): the last
-  // row of each sequence. Returns the logits to use, as Route does. A hook that wraps another passes this on.
+  // gave, for all rows of the step or for its `output_rows` only. Returns the logits to use, as Route does. A hook that
+  // wraps another passes this on.
   virtual at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) {
     static_cast<void>(hidden);
     return logits;

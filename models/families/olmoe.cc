@@ -9,6 +9,7 @@
 
 #include "models/linear.h"
 #include "models/norm.h"
+#include "models/weight_memory.h"
 
 namespace pointsman {
 namespace {
@@ -27,7 +28,7 @@ class WeightReader {
   }
 
   at::Tensor Read(const std::string& name, at::IntArrayRef shape) {
-    at::Tensor target = at::empty(shape, at::kFloat);
+    at::Tensor target = NewWeights(shape);
     ReadInto(name, target);
     return target;
   }
@@ -44,7 +45,7 @@ AttentionWeights ReadAttention(WeightReader& reader, const MoeConfig& config, co
   const int64_t hidden = config.hidden_size;
   const int64_t q = config.num_heads * config.head_dim, kv = config.num_kv_heads * config.head_dim;
   AttentionWeights w;
-  w.fused = at::empty({q + 2 * kv, hidden}, at::kFloat);
+  w.fused = NewWeights({q + 2 * kv, hidden});
   w.query = w.fused.narrow(0, 0, q);
   w.key = w.fused.narrow(0, q, kv);
   w.value = w.fused.narrow(0, q + kv, kv);
@@ -71,8 +72,8 @@ ExpertWeights ReadExperts(WeightReader& reader, const MoeConfig& config, const s
     w.down = reader.Read(prefix + "down_proj", {count, hidden, inner});
     return w;
   }
-  w.gate_up = at::empty({count, 2 * inner, hidden}, at::kFloat);
-  w.down = at::empty({count, hidden, inner}, at::kFloat);
+  w.gate_up = NewWeights({count, 2 * inner, hidden});
+  w.down = NewWeights({count, hidden, inner});
   for (int64_t e = 0; e < count; ++e) {
     const std::string expert = fmt::format("{}{}.", prefix, e);
     reader.ReadInto(expert + "gate_proj.weight", w.gate_up.select(0, e).narrow(0, 0, inner));
@@ -82,19 +83,32 @@ ExpertWeights ReadExperts(WeightReader& reader, const MoeConfig& config, const s
   return w;
 }
 
+// A pass of B sequences of T tokens.
 StepInfo DescribeStep(const at::Tensor& ids, const std::vector<uint32_t>& slots, int64_t past) {
   const at::Tensor contiguous = ids.contiguous();
+  const int64_t length = ids.size(1), rows = ids.size(0) * length;
   StepInfo step;
-  step.batch = ids.size(0);
-  step.length = ids.size(1);
-  const int64_t rows = step.batch * step.length;
   step.slots.resize(rows);
   step.positions.resize(rows);
   step.tokens.resize(rows);
   for (int64_t row = 0; row < rows; ++row) {
-    step.slots[row] = slots.empty() ? 0 : slots[row / step.length];
-    step.positions[row] = static_cast<uint32_t>(past + row % step.length);
+    step.slots[row] = slots.empty() ? 0 : slots[row / length];
+    step.positions[row] = static_cast<uint32_t>(past + row % length);
     step.tokens[row] = static_cast<int32_t>(contiguous.const_data_ptr<int64_t>()[row]);
+    if (row % length == length - 1) step.output_rows.push_back(static_cast<uint32_t>(row));
+  }
+  return step;
+}
+
+StepInfo DescribeStep(std::span<const MoeModel::RowSegment> segments) {
+  StepInfo step;
+  for (const MoeModel::RowSegment& segment : segments) {
+    step.slots.insert(step.slots.end(), segment.tokens.size(), segment.slot);
+    step.tokens.insert(step.tokens.end(), segment.tokens.begin(), segment.tokens.end());
+    for (size_t i = 0; i < segment.tokens.size(); ++i) {
+      step.positions.push_back(static_cast<uint32_t>(segment.cache->length + static_cast<int64_t>(i)));
+    }
+    if (segment.wants_logits) step.output_rows.push_back(static_cast<uint32_t>(step.tokens.size() - 1));
   }
   return step;
 }
@@ -166,48 +180,85 @@ at::Tensor OlmoeModel::Forward(const at::Tensor& ids, const ForwardOptions& opti
 }
 
 MoeModel::Cut OlmoeModel::ForwardTo(int layer, const at::Tensor& ids, const ForwardOptions& options) const {
-  const int64_t past = options.cache ? options.cache->length : 0;
+  const int64_t batch = ids.size(0), past = options.cache ? options.cache->length : 0;
   if (options.hook) options.hook->BeginStep(DescribeStep(ids, options.slots, past));
-  Cut cut = RouteLayer(0, at::embedding(embedding_, ids), past, options);
-  while (cut.layer < layer) cut = RouteLayer(cut.layer + 1, AddExperts(cut, cut.logits), past, options);
+  const AttentionBlock block{.sequences = batch, .length = ids.size(1), .past = past, .cache = options.cache};
+  Cut cut = RouteLayer(0, at::embedding(embedding_, ids.flatten()), {&block, 1}, options.hook);
+  while (cut.layer < layer) cut = RouteLayer(cut.layer + 1, AddExperts(cut, cut.logits), {&block, 1}, options.hook);
+  cut.batch = batch;
+  cut.past = past;
   return cut;
 }
 
 at::Tensor OlmoeModel::ForwardFrom(const Cut& from, const at::Tensor& logits, const ForwardOptions& options) const {
-  at::Tensor x = AddExperts(from, logits);
-  for (int i = from.layer + 1; i < static_cast<int>(layers_.size()); ++i) {
-    const Cut cut = RouteLayer(i, x, from.past, options);
-    x = AddExperts(cut, cut.logits);
-  }
-  if (options.cache) options.cache->length = from.past + x.size(1);
-  if (options.last_only) x = x.narrow(1, x.size(1) - 1, 1);
-  const at::Tensor normed = RmsNorm(x, final_norm_, config_.rms_norm_eps);
-  const at::Tensor rows = normed.view({-1, config_.hidden_size});
-  at::Tensor output = Linear(rows, output_);
-  if (options.hook) output = options.hook->Output(rows, output).contiguous();
-  return output.view({x.size(0), x.size(1), config_.vocab_size});
+  const int64_t length = from.residual.size(0) / from.batch;
+  const AttentionBlock block{.sequences = from.batch, .length = length, .past = from.past, .cache = options.cache};
+  at::Tensor rows = RunFrom(from, logits, {&block, 1}, options.hook);
+  if (options.cache) options.cache->length = from.past + length;
+  const int64_t shown = options.last_only ? 1 : length;
+  if (shown < length) rows = rows.view({from.batch, length, -1}).select(1, length - 1).contiguous();
+  return Output(rows, options.hook).view({from.batch, shown, config_.vocab_size});
 }
 
-MoeModel::Cut OlmoeModel::RouteLayer(int index, const at::Tensor& x, int64_t past,
-                                     const ForwardOptions& options) const {
+at::Tensor OlmoeModel::ForwardRows(std::span<const RowSegment> segments, RoutingHook* hook) const {
+  const at::NoGradGuard no_grad;
+  const StepInfo step = DescribeStep(segments);
+  const auto count = static_cast<int64_t>(step.tokens.size());
+  std::vector<AttentionBlock> blocks;
+  for (const RowSegment& segment : segments) {
+    blocks.push_back({.sequences = 1,
+                      .length = static_cast<int64_t>(segment.tokens.size()),
+                      .past = segment.cache->length,
+                      .cache = segment.cache});
+  }
+  at::Tensor ids = at::empty({count}, at::kLong);
+  std::ranges::copy(step.tokens, ids.data_ptr<int64_t>());
+  if (hook) hook->BeginStep(step);
+  const Cut first = RouteLayer(0, at::embedding(embedding_, ids), blocks, hook);
+  at::Tensor rows = RunFrom(first, first.logits, blocks, hook);
+  if (const auto wanted = static_cast<int64_t>(step.output_rows.size()); wanted < count) {
+    at::Tensor index = at::empty({wanted}, at::kLong);
+    std::ranges::copy(step.output_rows, index.data_ptr<int64_t>());
+    rows = rows.index_select(0, index);
+  }
+  const at::Tensor logits =
+      step.output_rows.empty() ? at::empty({0, config_.vocab_size}, at::kFloat) : Output(rows, hook);
+  for (const AttentionBlock& block : blocks) block.cache->length += block.length;
+  return logits;
+}
+
+at::Tensor OlmoeModel::RunFrom(const Cut& from, const at::Tensor& logits, std::span<const AttentionBlock> blocks,
+                               RoutingHook* hook) const {
+  at::Tensor x = AddExperts(from, logits);
+  for (int i = from.layer + 1; i < static_cast<int>(layers_.size()); ++i) {
+    const Cut cut = RouteLayer(i, x, blocks, hook);
+    x = AddExperts(cut, cut.logits);
+  }
+  return x;
+}
+
+at::Tensor OlmoeModel::Output(const at::Tensor& rows, RoutingHook* hook) const {
+  const at::Tensor normed = RmsNorm(rows, final_norm_, config_.rms_norm_eps);
+  const at::Tensor output = Linear(normed, output_);
+  return hook ? hook->Output(normed, output).contiguous() : output;
+}
+
+MoeModel::Cut OlmoeModel::RouteLayer(int index, const at::Tensor& x, std::span<const AttentionBlock> blocks,
+                                     RoutingHook* hook) const {
   const Layer& layer = layers_[index];
-  const LayerCache cache =
-      options.cache ? LayerCache{options.cache->keys[index], options.cache->values[index]} : LayerCache{};
   const at::Tensor normed = RmsNorm(x, layer.input_norm, config_.rms_norm_eps);
   Cut cut;
   cut.layer = index;
-  cut.past = past;
-  cut.residual = x + Attention(layer.attention, config_, rope_, normed, past, cache);
-  cut.hidden = RmsNorm(cut.residual, layer.post_attention_norm, config_.rms_norm_eps).view({-1, config_.hidden_size});
+  cut.residual = x + Attention(layer.attention, config_, rope_, normed, blocks, index);
+  cut.hidden = RmsNorm(cut.residual, layer.post_attention_norm, config_.rms_norm_eps);
   cut.logits = Linear(cut.hidden, layer.router);
-  if (options.hook) cut.logits = options.hook->Route(index, cut.hidden, cut.logits).contiguous();
+  if (hook) cut.logits = hook->Route(index, cut.hidden, cut.logits).contiguous();
   return cut;
 }
 
 at::Tensor OlmoeModel::AddExperts(const Cut& cut, const at::Tensor& logits) const {
-  const at::Tensor mixed =
-      MixExperts(cut.hidden, logits, layers_[cut.layer].experts, config_.experts_per_token, config_.norm_topk_prob);
-  return cut.residual + mixed.view(cut.residual.sizes());
+  return cut.residual +
+         MixExperts(cut.hidden, logits, layers_[cut.layer].experts, config_.experts_per_token, config_.norm_topk_prob);
 }
 
 template <typename Self, typename Visit>

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -31,6 +32,7 @@ class OlmoeModel : public MoeModel {
   const Fingerprint& fingerprint() const override { return fingerprint_; }
   const Tokenizer& tokenizer() const override { return *tokenizer_; }
   at::Tensor Forward(const at::Tensor& ids, const ForwardOptions& options) const override;
+  at::Tensor ForwardRows(std::span<const RowSegment> segments, RoutingHook* hook) const override;
   Cut ForwardTo(int layer, const at::Tensor& ids, const ForwardOptions& options) const override;
   at::Tensor ForwardFrom(const Cut& cut, const at::Tensor& logits, const ForwardOptions& options) const override;
   std::vector<std::pair<std::string, at::Tensor>> Weights() const override;
@@ -51,8 +53,13 @@ class OlmoeModel : public MoeModel {
   template <typename Self, typename Visit>
   static void VisitWeights(Self& self, Visit visit);
   // A layer's attention and router: where its experts are added, what they read, and by which logits.
-  Cut RouteLayer(int index, const at::Tensor& x, int64_t past, const ForwardOptions& options) const;
+  Cut RouteLayer(int index, const at::Tensor& x, std::span<const AttentionBlock> blocks, RoutingHook* hook) const;
   at::Tensor AddExperts(const Cut& cut, const at::Tensor& logits) const;
+  // The layers after the cut's: rows of the last one's output.
+  at::Tensor RunFrom(const Cut& cut, const at::Tensor& logits, std::span<const AttentionBlock> blocks,
+                     RoutingHook* hook) const;
+  // Logits [n, V] of some of a pass's rows [n, H].
+  at::Tensor Output(const at::Tensor& rows, RoutingHook* hook) const;
 
   MoeConfig config_;
   std::shared_ptr<const Tokenizer> tokenizer_;
