@@ -27,7 +27,7 @@ struct SessionLimits {
 struct SessionEvent {
   int64_t unix_s = 0;
   uint64_t tokens = 0;
-  double loss_before = 0, loss_after = 0;  // nats per token of the context
+  double loss_before = 0, loss_after = 0;  // nats per token of the context; NaN: not measured
   bool kept = true;                        // the guard's decision
 };
 

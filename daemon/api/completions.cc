@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -169,11 +170,10 @@ std::optional<ApiError> Take(Running& run, Message& message) {
 void KeepSession(Running& run) {
   if (run.routing.session_id.empty() || !run.request.rewire || run.choices.empty()) return;
   const ChoiceState& first = run.choices.front();
-  SessionEvent event{.unix_s = NowUnixSeconds(),
-                     .tokens = run.request.prompts.front().size() + first.token_count,
-                     .loss_before = first.done.loss_before,
-                     .loss_after = first.done.loss_after,
-                     .kept = first.done.kept};
+  SessionEvent event;  // a completion does not measure its losses
+  event.unix_s = NowUnixSeconds();
+  event.tokens = run.request.prompts.front().size() + first.token_count;
+  event.loss_before = event.loss_after = std::numeric_limits<double>::quiet_NaN();
   const Status kept =
       run.context.sessions.Update(run.owner, run.routing.session_id,
                                   std::make_shared<const SessionVectors>(first.done.vectors), event, NowUnixSeconds());

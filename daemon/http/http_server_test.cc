@@ -50,7 +50,7 @@ class RunningServer : public ::testing::Test {
                                                {"query", r.query},
                                                {"who", r.principal.name},
                                                {"peer", r.peer}}
-                                              .dump()};
+                                              .dump(-1, ' ', false, json::error_handler_t::replace)};
          }});
     router.Add({.method = "POST",
                 .pattern = "/small",

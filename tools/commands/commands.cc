@@ -26,6 +26,12 @@ constexpr std::array kCommands = {
             RunGenerate},
     Command{"inspect", "what is in a memory", "pointsman inspect build/memory --layer 0", RunInspect},
     Command{"verify", "check every byte of a memory", "pointsman verify build/memory --repair", RunVerify},
+    Command{"serve", "the REST server: OpenAI's API with memories, sessions and metrics",
+            "pointsman serve --model models/reference --memory build/memory --port 8077\n"
+            "  curl -s localhost:8077/v1/completions -H 'Content-Type: application/json' -d '{\"prompt\": \"class \"}'",
+            RunServe},
+    Command{"keys-new", "an API key for pointsman serve, shown once",
+            "pointsman keys new --keys build/keys --name alice --access read-write", RunKeysNew},
     Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --json", RunDocsList},
     Command{"bench-scan", "the exact search against this machine's memory bandwidth",
             "pointsman bench scan --keys 100000 --dim 64", RunBenchScan},
