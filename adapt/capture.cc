@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <utility>
 
 #include "adapt/objective.h"
 #include "adapt/tensors.h"
@@ -14,9 +16,12 @@ namespace {
 
 class CaptureHook : public RoutingHook {
  public:
-  CaptureHook(std::vector<at::Tensor>& store, std::span<const Sequence> sequences, const Batch& batch)
-      : store_(store), sequences_(sequences), batch_(batch) {}
-  void BeginStep(const StepInfo&) override {}
+  CaptureHook(std::vector<at::Tensor>& store, std::span<const Sequence> sequences, const Batch& batch,
+              std::unique_ptr<RoutingHook> routing)
+      : store_(store), sequences_(sequences), batch_(batch), routing_(std::move(routing)) {}
+  void BeginStep(const StepInfo& step) override {
+    if (routing_) routing_->BeginStep(step);
+  }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     const at::Tensor rows = hidden.contiguous();
     const int64_t width = rows.size(1), length = batch_.ids.size(1);
@@ -25,13 +30,15 @@ class CaptureHook : public RoutingHook {
       float* to = store_[layer].data_ptr<float>() + s.first_row * width;
       std::memcpy(to, rows.const_data_ptr<float>() + b * length * width, s.inputs.size() * width * sizeof(float));
     }
-    return logits;
+    return routing_ ? routing_->Route(layer, hidden, logits) : logits;
   }
+  Status status() const override { return routing_ ? routing_->status() : Status(); }
 
  private:
   std::vector<at::Tensor>& store_;
   std::span<const Sequence> sequences_;
   const Batch& batch_;
+  std::unique_ptr<RoutingHook> routing_;
 };
 
 }  // namespace
@@ -44,8 +51,9 @@ std::vector<at::Tensor> CaptureHidden(const MoeModel& model, std::span<const Seq
   for (int64_t layer = 0; layer < model.config().num_layers; ++layer) {
     hidden.push_back(at::zeros({rows, model.config().hidden_size}, at::kFloat));
   }
-  const auto hooks = [&](const Batch& batch, std::vector<uint32_t>*) {
-    return std::make_unique<CaptureHook>(hidden, sequences, batch);
+  const auto hooks = [&](const Batch& batch, std::vector<uint32_t>* slots) {
+    return std::make_unique<CaptureHook>(hidden, sequences, batch,
+                                         options.routing ? options.routing(batch, slots) : nullptr);
   };
   ScoreSequences(model, sequences, hooks, {.threads = options.threads, .on_progress = options.on_progress});
   return hidden;

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "adapt/objective.h"
 #include "adapt/sequences.h"
 #include "memory/key_transform.h"
 #include "memory/result.h"
@@ -17,7 +18,8 @@ namespace pointsman {
 
 struct CaptureOptions {
   int threads = 1;
-  std::function<void(uint64_t tokens)> on_progress;
+  std::function<void(uint64_t tokens)> on_progress = {};
+  HookFactory routing = {};  // what routes meanwhile; empty: the frozen router
 };
 
 // hidden[layer] = [N, H] fp32, row first_row + t of each sequence (NumberRows first). Batch shapes depend on the

@@ -76,6 +76,14 @@ Result<std::unique_ptr<EntryValues>> EntryValues::Create(const MoeConfig& config
   return module;
 }
 
+void EntryValues::Rekey(std::span<const LayerKeys> keys, std::span<const at::Tensor> hidden,
+                        std::span<const uint32_t> groups) {
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    layers_[i].keys = IndexOf(keys[i], static_cast<uint32_t>(config_.hidden_size));
+    FindNeighbours(layers_[i], hidden[i], groups);
+  }
+}
+
 void EntryValues::FindNeighbours(Layer& layer, const at::Tensor& hidden, std::span<const uint32_t> groups) const {
   const int64_t rows = hidden.size(0), width = hidden.size(1), k = options_.neighbours;
   layer.similarities = at::empty({rows, k}, at::kFloat);

@@ -23,6 +23,7 @@ struct EntryOptions {
   double tau = 0.5, tau2 = 0.5, scale = 1.0;
   double value_rate = 0.1, scalar_rate = 0.02;  // findings F1
   LinearPartOptions linear{0, 3e-3, 0.03};
+  int rekeyings = 0;  // times that keys are captured again with the memory active, and training goes on; see 005
   int threads = 1;
 };
 
@@ -33,6 +34,9 @@ class EntryValues : public RoutingModule {
   static Result<std::unique_ptr<EntryValues>> Create(const MoeConfig& config, std::span<const LayerKeys> keys,
                                                      std::span<const at::Tensor> hidden,
                                                      std::span<const uint32_t> groups, const EntryOptions& options);
+  // Other keys for the same rows, their values kept: those of hidden states that the trained memory itself has moved.
+  void Rekey(std::span<const LayerKeys> keys, std::span<const at::Tensor> hidden, std::span<const uint32_t> groups);
+
   std::vector<Parameter> Parameters() const override;
   at::Tensor Change(int layer, const at::Tensor& hidden, const Batch& batch, bool training) const override;
 

@@ -1,5 +1,6 @@
 #include "adapt/prototypes.h"
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Functions.h>
 #include <c10/core/GradMode.h>
 
@@ -60,7 +61,13 @@ at::Tensor Prototypes::Change(int layer, const at::Tensor& hidden, const Batch& 
   const Layer& l = layers_[layer];
   const at::Tensor q = ProjectKeys(hidden, l.mean, l.projection);
   const at::Tensor similarity = at::matmul(q, Normalized(l.centers).t());
-  const at::Tensor weights = (similarity / l.log_tau.exp()).softmax(-1);
+  at::Tensor scores = similarity / l.log_tau.exp();
+  if (training && options_.dropout > 0) {
+    const at::Generator random = at::make_generator<at::CPUGeneratorImpl>(batch.draw * 4096 + layer);
+    const at::Tensor dropped = at::rand(scores.sizes(), random, scores.options()).lt(options_.dropout);
+    scores = scores.masked_fill(dropped, -INFINITY);
+  }
+  const at::Tensor weights = scores.softmax(-1);
   const at::Tensor confidence = ((similarity.amax({-1}, /*keepdim=*/true) - 1) / l.log_tau2.exp()).exp();
   const at::Tensor change = at::matmul(weights, l.values) * confidence;
   const at::Tensor linear = linear_.Change(layer, hidden, batch, training);

@@ -27,6 +27,7 @@ struct PrototypeOptions {
   double tau = 0.15, tau2 = 0.5;
   double value_rate = 0.1, key_rate = 0.01, projection_rate = 0.001, scalar_rate = 0.02;  // findings F2
   LinearPartOptions linear{0, 3e-3, 0.03};
+  double dropout = 0;       // share of prototypes left out of a row's softmax in training; 005 has why it is 0
   int32_t first_layer = 0;  // layers below it have no prototypes (and no part of `linear`)
   uint64_t seed = 0;
 };

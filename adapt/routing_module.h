@@ -36,11 +36,8 @@ class ModuleHook : public RoutingHook {
   ModuleHook(const RoutingModule& module, const Batch& batch, bool training)
       : module_(module), batch_(batch), training_(training) {}
   // Training only: adds normal noise of this standard deviation to the logits, so that experts just outside of the top
-  // k are tried and get a gradient. The draw depends on `seed`, layer and shapes alone.
-  void SetNoise(double deviation, uint64_t seed) {
-    noise_ = deviation;
-    seed_ = seed;
-  }
+  // k are tried and get a gradient. The draw depends on the batch's `draw`, layer and shapes alone.
+  void SetNoise(double deviation) { noise_ = deviation; }
   void BeginStep(const StepInfo&) override {}
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override;
 
@@ -49,7 +46,6 @@ class ModuleHook : public RoutingHook {
   const Batch& batch_;
   bool training_;
   double noise_ = 0;
-  uint64_t seed_ = 0;
 };
 
 }  // namespace pointsman

@@ -31,6 +31,7 @@ struct Batch {
   at::Tensor weights;  // [B, T] fp32: 1 where the target counts, else 0
   at::Tensor rows;     // [B * T] int64: reference rows
   std::vector<uint32_t> members;
+  uint64_t draw = 0;  // seeds what a module draws at random in training
 };
 
 Batch MakeBatch(std::span<const Sequence> sequences, std::span<const uint32_t> members);

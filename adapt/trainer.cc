@@ -24,13 +24,13 @@ struct ShardResult {
 // Gradient of sum(nll) / batch_weight on one shard.
 ShardResult ShardGradients(const MoeModel& model, const RoutingModule* module,
                            const std::vector<at::Tensor>& parameters, const Batch& batch, double batch_weight,
-                           double noise, uint64_t seed) {
+                           double noise) {
   c10::AutoGradMode with_grad(true);
   ShardResult result;
   std::unique_ptr<ModuleHook> hook;
   if (module) {
     hook = std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
-    hook->SetNoise(noise, seed);
+    hook->SetNoise(noise);
   }
   const at::Tensor sum = TokenLosses(model, batch, hook.get()).sum();
   result.loss_sum = sum.item<double>();
@@ -117,20 +117,20 @@ class Loop {
   std::pair<double, double> Step(const std::vector<uint32_t>& members, double rate_scale) {
     std::vector<Batch> shards;
     double weight = 0;
+    ++steps_;
     for (size_t i = 0; i < members.size(); i += kShardSequences) {
       const size_t n = std::min<size_t>(kShardSequences, members.size() - i);
       shards.push_back(MakeBatch(reference_, std::span(members).subspan(i, n)));
+      shards.back().draw = (options_.seed * 1000003 + steps_) * 64 + shards.size() - 1;
       weight += shards.back().weights.sum().item<double>();
     }
     if (weight == 0) return {0, 0};
     const bool still = module_ && options_.still && options_.still->weight > 0;
     const size_t parts = shards.size();
     std::vector<ShardResult> results(parts + still);
-    ++steps_;
     ParallelFor(static_cast<int>(results.size()), options_.threads, [&](int i) {
       results[i] = static_cast<size_t>(i) < parts
-                       ? ShardGradients(model_, module_, values_, shards[i], weight, options_.noise * rate_scale,
-                                        (options_.seed * 1000003 + steps_) * 64 + i)
+                       ? ShardGradients(model_, module_, values_, shards[i], weight, options_.noise * rate_scale)
                        : StillGradients(*module_, values_, *options_.still, options_.seed * 1000003 + steps_);
     });
     double loss = results[0].loss_sum;

@@ -120,6 +120,55 @@ TEST_F(ReferenceTextOfATinyModel, EveryModuleLearnsAndKeepsItsBestEpoch) {
   }
 }
 
+TEST_F(ReferenceTextOfATinyModel, DropoutLeavesPrototypesOutInTrainingOnly) {
+  const auto plain = MakePrototypes();
+  PrototypeOptions options;
+  options.count = options.neighbours = 24;
+  options.dropout = 0.5;
+  auto made = Prototypes::Create(model_->config(), keys_, options);
+  ASSERT_TRUE(made.ok()) << made.error().message;
+  const Prototypes& dropping = *made.value();
+  for (const Prototypes* module : std::initializer_list<const Prototypes*>{plain.get(), &dropping}) {
+    const at::NoGradGuard no_grad;
+    module->Parameters().front().value.copy_(at::arange(24).unsqueeze(1));  // values of layer 0
+  }
+  const at::Tensor hidden = hidden_[0].narrow(0, 0, 20);
+  Batch batch;
+  batch.ids = at::zeros({1, 20}, at::kLong);
+  const at::Tensor all = plain->Change(0, hidden, batch, true);
+  EXPECT_TRUE(at::equal(all, dropping.Change(0, hidden, batch, false)));
+  const at::Tensor once = dropping.Change(0, hidden, batch, true);
+  EXPECT_FALSE(at::equal(all, once));
+  EXPECT_TRUE(at::equal(once, dropping.Change(0, hidden, batch, true)));
+  batch.draw = 1;
+  EXPECT_FALSE(at::equal(once, dropping.Change(0, hidden, batch, true)));
+}
+
+TEST_F(ReferenceTextOfATinyModel, RekeyedEntriesKeepTheirValuesAndFindOtherNeighbours) {
+  const auto entries = MakeEntries();
+  Train(*model_, *entries, reference_, held_out_, Options());
+  const HookFactory active = [&](const Batch& batch, std::vector<uint32_t>*) {
+    return std::make_unique<ModuleHook>(*entries, batch, true);
+  };
+  const auto moved = CaptureHidden(*model_, reference_, {.routing = active});
+  EXPECT_TRUE(at::allclose(moved[0], hidden_[0], 1e-4, 1e-5));  // nothing is routed before the first layer
+  EXPECT_GT((moved[2] - hidden_[2]).abs().max().item<float>(), 1e-3);
+  std::vector<LayerKeys> keys;
+  for (const at::Tensor& layer : moved) {
+    auto made = MakeKeys(layer, kKeyDim);
+    ASSERT_TRUE(made.ok()) << made.error().message;
+    keys.push_back(std::move(made).value());
+  }
+  const at::Tensor before = entries->training_neighbours(2).clone();
+  const std::vector<float> values = VectorOf(entries->Parameters().front().value);
+  entries->Rekey(keys, moved, groups_);
+  EXPECT_FALSE(at::equal(entries->training_neighbours(2), before));
+  EXPECT_EQ(VectorOf(entries->Parameters().front().value), values);
+  // Trained on, they are as good as exported.
+  const TrainReport report = Train(*model_, *entries, reference_, held_out_, Options());
+  EXPECT_NEAR(TableNll(entries->Export(refs_), MemoryKind::kEntries), report.best_nll, 2e-2);
+}
+
 TEST_F(ReferenceTextOfATinyModel, TrainingGivesTheSameBitsForAnyNumberOfThreads) {
   for (int kind = 0; kind < 2; ++kind) {
     std::vector<std::vector<float>> values;

@@ -101,6 +101,19 @@ Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, E
     fewer.still = &still;
   }
   candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
+  for (int i = 0; i < entries.rekeyings; ++i) {
+    const HookFactory active = [&](const Batch& batch, std::vector<uint32_t>*) {
+      return std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
+    };
+    const std::vector<at::Tensor> hidden = CaptureHidden(model, set.reference, {options.threads, {}, active});
+    std::vector<LayerKeys> keys;
+    for (const at::Tensor& layer : hidden) {
+      POINTSMAN_TRY(LayerKeys made, MakeKeys(layer, static_cast<uint32_t>(set.keys.front().keys.size(1))));
+      keys.push_back(std::move(made));
+    }
+    module->Rekey(keys, hidden, set.groups);
+    candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
+  }
   candidate.tables.layers = module->Export(set.refs);
   candidate.build_s = SecondsSince(started);
   return candidate;

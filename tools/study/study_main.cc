@@ -65,6 +65,8 @@ Status Set(Config& config, const std::string& key, const std::string& value) {
       {"tau", [&](double v) { config.prototypes.tau = config.entries.tau = v; }},
       {"tau2", [&](double v) { config.prototypes.tau2 = config.entries.tau2 = v; }},
       {"value_rate", [&](double v) { config.prototypes.value_rate = config.entries.value_rate = v; }},
+      {"rekeyings", [&](double v) { config.entries.rekeyings = static_cast<int>(v); }},
+      {"dropout", [&](double v) { config.prototypes.dropout = v; }},
       {"key_rate", [&](double v) { config.prototypes.key_rate = v; }},
       {"projection_rate", [&](double v) { config.prototypes.projection_rate = v; }},
       {"delta_rate",
