@@ -16,9 +16,9 @@ Result<DocumentTexts> ReadTexts(const Memory& memory, const Tokenizer& tokenizer
 
 }  // namespace
 
-ExplainedToken ExplainToken(const RoutingTables& tables, const DocumentTexts* texts, int64_t experts_per_token,
-                            uint32_t position, int32_t token, float gate, std::span<const RowTrace> trace) {
-  ExplainedToken explained{.position = position, .token = token, .gate = gate, .layers = {}};
+TokenExplanation ExplainToken(const RoutingTables& tables, const DocumentTexts* texts, int64_t experts_per_token,
+                              uint32_t position, int32_t token, float gate, std::span<const RowTrace> trace) {
+  TokenExplanation explained{.position = position, .token = token, .gate = gate, .layers = {}};
   for (const RowTrace& row : trace) {
     explained.layers.push_back({.layer = row.layer,
                                 .confidence = row.confidence,
@@ -30,9 +30,9 @@ ExplainedToken ExplainToken(const RoutingTables& tables, const DocumentTexts* te
   return explained;
 }
 
-nlohmann::json ToJson(const ExplainedToken& token) {
+nlohmann::json ToJson(const TokenExplanation& token) {
   nlohmann::json layers = nlohmann::json::array();
-  for (const ExplainedLayer& layer : token.layers) {
+  for (const LayerExplanation& layer : token.layers) {
     nlohmann::json neighbours = nlohmann::json::array();
     for (const RowSource& source : layer.neighbours) {
       nlohmann::json item = {
@@ -73,18 +73,18 @@ void Explainer::Add(int32_t token, const Step& step, const std::vector<RowTrace>
 
 nlohmann::json Explainer::Json() const {
   nlohmann::json list = nlohmann::json::array();
-  for (const ExplainedToken& token : tokens_) list.push_back(ToJson(token));
+  for (const TokenExplanation& token : tokens_) list.push_back(ToJson(token));
   return list;
 }
 
 std::string Explainer::Text() const {
   std::string text;
-  for (const ExplainedToken& token : tokens_) {
+  for (const TokenExplanation& token : tokens_) {
     const std::vector<int32_t> id{token.token};
     text += fmt::format("token {:>3}  \"{}\"  gate {:.2f}\n", token.position,
                         OneLine(model_.tokenizer().Decode(id, false)), token.gate);
     size_t unmoved = 0;
-    for (const ExplainedLayer& layer : token.layers) {
+    for (const LayerExplanation& layer : token.layers) {
       const std::vector<int64_t> gone = Without(layer.before, layer.after), come = Without(layer.after, layer.before);
       if (gone.empty()) {
         ++unmoved;

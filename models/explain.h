@@ -18,7 +18,7 @@
 
 namespace pointsman {
 
-struct ExplainedLayer {
+struct LayerExplanation {
   int32_t layer = 0;
   float confidence = 0;
   bool written = false;
@@ -26,18 +26,18 @@ struct ExplainedLayer {
   std::vector<int64_t> before, after;  // the experts chosen, most likely first
 };
 
-struct ExplainedToken {
+struct TokenExplanation {
   uint32_t position = 0;
   int32_t token = 0;
   float gate = 0;
-  std::vector<ExplainedLayer> layers;
+  std::vector<LayerExplanation> layers;
 };
 
 // `trace`: of the row that predicted `token`, one a layer. `texts` may be null: no excerpts. Pure: any thread.
-ExplainedToken ExplainToken(const RoutingTables& tables, const DocumentTexts* texts, int64_t experts_per_token,
-                            uint32_t position, int32_t token, float gate, std::span<const RowTrace> trace);
+TokenExplanation ExplainToken(const RoutingTables& tables, const DocumentTexts* texts, int64_t experts_per_token,
+                              uint32_t position, int32_t token, float gate, std::span<const RowTrace> trace);
 // design.md 10: an item of "explain", with "excerpt" in a neighbour where there is text.
-nlohmann::json ToJson(const ExplainedToken& token);
+nlohmann::json ToJson(const TokenExplanation& token);
 
 class Explainer {
  public:
@@ -54,7 +54,7 @@ class Explainer {
   const MoeModel& model_;
   std::shared_ptr<const Memory> memory_;
   std::optional<DocumentTexts> texts_;
-  std::vector<ExplainedToken> tokens_;
+  std::vector<TokenExplanation> tokens_;
 };
 
 }  // namespace pointsman

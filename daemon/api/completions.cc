@@ -36,6 +36,8 @@ struct Message {
 
 // Everything of one request that outlives the function that began it: the stream is written later.
 struct Running {
+  explicit Running(ApiContext& c) : context(c) {}
+
   ApiContext& context;
   CompletionRequest request;
   BoundRouting routing;
@@ -123,21 +125,16 @@ std::optional<ApiError> SubmitAll(const std::shared_ptr<Running>& run, const Htt
 
 std::shared_ptr<Running> Begin(ApiContext& context, const HttpRequest& http, CompletionRequest request,
                                BoundRouting routing, const asio::any_io_executor& executor) {
-  auto run = std::make_shared<Running>(Running{.context = context,
-                                               .request = std::move(request),
-                                               .routing = std::move(routing),
-                                               .head = {},
-                                               .owner = http.principal.name,
-                                               .choices = {},
-                                               .prompt_of = {},
-                                               .task_ids = {},
-                                               .mailbox = nullptr});
+  auto run = std::make_shared<Running>(context);
+  run->request = std::move(request);
+  run->routing = std::move(routing);
+  run->owner = http.principal.name;
   const CompletionRequest& r = run->request;
-  run->head = {.chat = r.chat,
-               .id = (r.chat ? "chatcmpl-" : "cmpl-") + http.id,
-               .created = NowUnixSeconds(),
-               .model = context.model_id,
-               .logprobs = r.logprobs};
+  run->head.chat = r.chat;
+  run->head.id = (r.chat ? "chatcmpl-" : "cmpl-") + http.id;
+  run->head.created = NowUnixSeconds();
+  run->head.model = context.model_id;
+  run->head.logprobs = r.logprobs;
   size_t capacity = 64;  // pings
   for (size_t p = 0; p < r.prompts.size(); ++p) {
     run->prompt_tokens += r.prompts[p].size();
