@@ -1,14 +1,14 @@
 #include "daemon/server.h"
 
 #include <fmt/format.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
+#include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
+#include <chrono>
+#include <csignal>
 #include <cstdlib>
 #include <map>
 #include <mutex>
@@ -21,32 +21,29 @@
 namespace pointsman {
 namespace {
 
-// Blocks the signals that Wait() reads, in this thread and all that it starts.
-class SignalFile {
+// SIGTERM, SIGINT and SIGHUP, one after the other. Handlers, not a blocked mask: BLAS starts threads before main() that
+// block nothing, and the signal would end the process there. One thread at a time.
+class Signals {
  public:
-  SignalFile() {
-    sigemptyset(&set_);
-    for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&set_, signal);
-    pthread_sigmask(SIG_BLOCK, &set_, &before_);
-    handle_ = signalfd(-1, &set_, SFD_CLOEXEC);
-  }
-  ~SignalFile() {
-    close(handle_);
-    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-  }
-  SignalFile(const SignalFile&) = delete;
-  SignalFile& operator=(const SignalFile&) = delete;
+  Signals() : set_(context_, SIGTERM, SIGINT, SIGHUP) {}
 
-  // The next signal; 0 if none comes in time.
-  int Next(int timeout_ms) const {
-    const timespec timeout{timeout_ms / 1000, timeout_ms % 1000 * 1'000'000L};
-    const int signal = sigtimedwait(&set_, nullptr, &timeout);
-    return signal > 0 ? signal : 0;
+  // The next signal; 0 if none comes in time. None is lost in between.
+  int Next(int timeout_ms) {
+    int got = 0;
+    set_.async_wait([&](const boost::system::error_code& error, int signal) {
+      if (!error) got = signal;
+    });
+    context_.restart();
+    context_.run_for(std::chrono::milliseconds(timeout_ms));
+    set_.cancel();
+    context_.restart();
+    context_.poll();
+    return got;
   }
 
  private:
-  sigset_t set_{}, before_{};
-  int handle_ = -1;
+  boost::asio::io_context context_;
+  boost::asio::signal_set set_;
 };
 
 bool IsLoopback(const std::string& address) {
@@ -115,7 +112,7 @@ struct Daemon::Impl {
   void Hangup();
 
   DaemonOptions options;
-  SignalFile signals;
+  Signals signals;
   std::unique_ptr<Log> log;
   std::unique_ptr<KeyStore> keys;
   MetricRegistry metrics;

@@ -1,5 +1,8 @@
 #include "daemon/api/completion_response.h"
 
+#include <fmt/format.h>
+#include <utf8proc.h>
+
 #include <algorithm>
 
 namespace pointsman {
@@ -7,7 +10,32 @@ namespace {
 
 using nlohmann::json;
 
-std::string TextOf(const Tokenizer& tokenizer, int32_t token) { return tokenizer.Decode(std::span(&token, 1), false); }
+bool IsUtf8(const std::string& text) {
+  const auto* bytes = reinterpret_cast<const utf8proc_uint8_t*>(text.data());
+  auto left = static_cast<utf8proc_ssize_t>(text.size());
+  while (left > 0) {
+    utf8proc_int32_t character = 0;
+    const utf8proc_ssize_t length = utf8proc_iterate(bytes, left, &character);
+    if (length <= 0) return false;
+    bytes += length;
+    left -= length;
+  }
+  return true;
+}
+
+std::string BytesOfToken(const Tokenizer& tokenizer, int32_t token) {
+  return tokenizer.Decode(std::span(&token, 1), false);
+}
+
+// A token's text; one that is a part of a character is shown as OpenAI's API shows it, "bytes:\\xe2", so that two such
+// tokens differ.
+std::string TextOf(const Tokenizer& tokenizer, int32_t token) {
+  std::string text = BytesOfToken(tokenizer, token);
+  if (IsUtf8(text)) return text;
+  std::string shown = "bytes:";
+  for (const char c : text) shown += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+  return shown;
+}
 
 json BytesOf(const std::string& text) {
   json bytes = json::array();
@@ -17,8 +45,8 @@ json BytesOf(const std::string& text) {
 
 json ChatLogprobs(std::span<const TokenOutput> tokens, const Tokenizer& tokenizer) {
   const auto entry = [&](int32_t token, float logprob) {
-    const std::string text = TextOf(tokenizer, token);
-    return json{{"token", text}, {"logprob", logprob}, {"bytes", BytesOf(text)}};
+    return json{
+        {"token", TextOf(tokenizer, token)}, {"logprob", logprob}, {"bytes", BytesOf(BytesOfToken(tokenizer, token))}};
   };
   json content = json::array();
   for (const TokenOutput& t : tokens) {
@@ -46,7 +74,7 @@ json CompletionLogprobs(std::span<const TokenOutput> tokens, size_t offset, cons
     result["token_logprobs"].push_back(t.logprob);
     result["top_logprobs"].push_back(std::move(top));
     result["text_offset"].push_back(offset);
-    offset += text.size();
+    offset += BytesOfToken(tokenizer, t.token).size();
   }
   return result;
 }
