@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "models/document_texts.h"
 #include "memory/routing_tables.h"
+#include "models/document_texts.h"
 #include "router/router.h"
 
 namespace pointsman {
