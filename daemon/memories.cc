@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cctype>
 
+#include "memory/file_layer.h"
+#include "memory/memory_paths.h"
+
 namespace pointsman {
 namespace {
 
@@ -115,8 +118,8 @@ Result<uint64_t> MemoryRegistry::Reload(const std::string& id) {
 std::vector<std::string> MemoryRegistry::FollowAll() {
   std::vector<std::string> changed;
   for (const MemoryUse& use : All()) {
-    const auto newest = Memory::Open(use.loaded->settings.directory, {.verify_checksums = false});
-    if (!newest.ok() || newest.value()->manifest().generation == use.loaded->generation) continue;
+    const auto manifest = ReadManifestFile(FileSystem::Real(), use.loaded->settings.directory);
+    if (!manifest.ok() || manifest.value().generation == use.loaded->generation) continue;
     if (Reload(use.loaded->id).ok()) changed.push_back(use.loaded->id);
   }
   return changed;

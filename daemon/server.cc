@@ -60,6 +60,14 @@ std::string_view KeyOf(const HttpRequest& request) {
   return request.Header("x-api-key");
 }
 
+// Whether the request was meant for this machine: without keys a page in a browser must not reach the server by a name
+// that it made resolve to 127.0.0.1.
+bool NamesLoopback(std::string_view host) {
+  if (host.starts_with('[')) return host.substr(0, 5) == "[::1]";
+  const std::string_view name = host.substr(0, host.find(':'));
+  return name.empty() || name == "localhost" || IsLoopback(std::string(name));
+}
+
 // Requests of one key that run at once.
 class KeyLimiter {
  public:
@@ -85,15 +93,22 @@ class KeyLimiter {
 boost::asio::awaitable<HttpResponse> Limited(HttpHandler handler, std::shared_ptr<KeyLimiter> limiter,
                                              const HttpRequest& request) {
   struct Leaving {
-    KeyLimiter& limiter;
-    const std::string& name;
+    Leaving(KeyLimiter& l, const std::string& n) : limiter(l), name(n) {}
     ~Leaving() { limiter.Leave(name); }
+    Leaving(const Leaving&) = delete;
+    Leaving& operator=(const Leaving&) = delete;
+    KeyLimiter& limiter;
+    const std::string name;
   };
   if (!limiter->Enter(request.principal.name)) {
     co_return ErrorResponse({ApiCode::kRateLimited, "this key has too many requests running", {}, 1});
   }
-  const Leaving leaving{*limiter, request.principal.name};
+  const auto leaving = std::make_shared<Leaving>(*limiter, request.principal.name);
   HttpResponse response = co_await handler(request);
+  // A stream counts until it ends.
+  if (response.stream) {
+    response.stream = [inner = std::move(response.stream), leaving](HttpStream& out) { return inner(out); };
+  }
   co_return response;
 }
 
@@ -219,7 +234,13 @@ PathRouter Daemon::Impl::Routes() {
 
 HttpHooks Daemon::Impl::Hooks() {
   HttpHooks hooks;
-  hooks.authenticate = [this](const HttpRequest& request) { return keys->Authenticate(KeyOf(request)); };
+  hooks.authenticate = [this](const HttpRequest& request) -> Result<Principal> {
+    if (!keys->enabled() && request.peer != "unix" && !NamesLoopback(request.Header("host"))) {
+      return Error{ErrorCode::kInvalidArgument,
+                   "without API keys this server answers to localhost only; the Host field names another machine"};
+    }
+    return keys->Authenticate(KeyOf(request));
+  };
   hooks.on_finished = [this](const HttpRecord& record) {
     // Routes and statuses only: what a client wrote never becomes a label.
     const std::string route = record.request && !record.request->route.empty() ? record.request->route : "none";
@@ -260,7 +281,6 @@ Status Daemon::Impl::Listen() {
                                .engine = *engine,
                                .memories = *memories,
                                .sessions = *sessions,
-                               .jobs = nullptr,
                                .log = *log,
                                .metrics = metrics,
                                .compute = *compute,

@@ -13,7 +13,6 @@
 
 #include "daemon/engine/engine.h"
 #include "daemon/http/http_server.h"
-#include "daemon/jobs.h"
 #include "daemon/log.h"
 #include "daemon/memories.h"
 #include "daemon/sessions.h"
@@ -32,10 +31,8 @@ struct DaemonOptions {
   EngineOptions engine;
   uint32_t compute_threads = 2;  // searches, /v1/route, files: beside the engine's thread
   SessionLimits sessions;
-  JobRunnerOptions jobs;                // state empty: no jobs, their routes answer 503
-  std::filesystem::path memory_root;    // memories may be loaded and built below it only; empty: at start only
-  std::filesystem::path snapshot_root;  // snapshots are written and read below it only
-  std::filesystem::path keys_file;      // empty: no keys, loopback only
+  std::filesystem::path memory_root;  // memories may be loaded and built below it only; empty: at start only
+  std::filesystem::path keys_file;    // empty: no keys, loopback only
   uint32_t requests_in_flight_per_key = 64;
   LogOptions log;
   std::string version;  // of the program

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BINARY, fails
+from conftest import BINARY, SMALL_BUILD, fails
 
 
 class Server:
@@ -202,6 +202,13 @@ def test_wrong_requests_are_told_what_is_wrong(server, body, status, code, part)
     assert part in server.refused("POST", "/v1/completions", body, status, code)["message"]
 
 
+def test_without_keys_only_this_machines_names_are_answered(server):
+    for host in ("localhost", "127.0.0.1:80", "[::1]:80"):
+        assert server.ask("GET", "/v1/models", headers={"Host": host})[0] == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "10.0.0.1"):
+        server.refused("GET", "/v1/models", None, 401, "invalid_api_key", {"Host": host})
+
+
 def test_what_is_no_json_is_refused(server):
     headers = {"Content-Type": "application/json"}
     assert server.refused("POST", "/v1/completions", b"{", 400, "invalid_request", headers)
@@ -315,6 +322,28 @@ def test_a_client_that_goes_away_frees_its_place(server):
     while running() > 0 and time.monotonic() < deadline:
         time.sleep(0.05)
     assert running() == 0
+
+
+def test_another_memory_takes_over_without_a_failed_or_mixed_request(pointsman, model, corpus, off_domain, memory, tmp_path):
+    running = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--threads", "1", "--allow-rejected")
+    body = {"prompt": sorted(corpus.rglob("*.h"))[3].read_text()[:150], "max_tokens": 24, "temperature": 0}
+    try:
+        before = running.ok("POST", "/v1/completions", body)["choices"][0]["text"]
+        pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "new",
+                       "--kind", "prototypes", *SMALL_BUILD)
+        memory.rename(tmp_path / "old")
+        (tmp_path / "new").rename(memory)
+        assert running.ok("POST", "/v1/completions", body)["choices"][0]["text"] == before  # until it is told
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(running.ok, "POST", "/v1/completions", body) for _ in range(40)]
+            time.sleep(0.05)
+            running.ok("POST", "/v1/memories/headers/reload")
+            answers = [a.result()["choices"][0]["text"] for a in asked]
+        after = running.ok("POST", "/v1/completions", body)["choices"][0]["text"]
+        assert running.ok("GET", "/v1/memories/headers")["kind"] == "prototypes"
+        assert sum(answer in (before, after) for answer in answers) >= 39  # a tie may fall otherwise in a batch
+    finally:
+        running.stop()
 
 
 def test_keys_tenants_and_rotation(pointsman, model, built_memory, tmp_path):

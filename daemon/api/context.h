@@ -9,7 +9,6 @@
 #include "daemon/api_error.h"
 #include "daemon/engine/engine.h"
 #include "daemon/http/path_router.h"
-#include "daemon/jobs.h"
 #include "daemon/log.h"
 #include "daemon/memories.h"
 #include "daemon/metrics.h"
@@ -24,7 +23,6 @@ class thread_pool;
 namespace pointsman {
 
 class DocumentTextCache;
-class RequestMetrics;
 
 struct ApiContext {
   const DaemonOptions& options;
@@ -34,7 +32,6 @@ struct ApiContext {
   Engine& engine;
   MemoryRegistry& memories;
   SessionStore& sessions;
-  JobRunner* jobs = nullptr;  // null: no state directory
   Log& log;
   MetricRegistry& metrics;
   boost::asio::thread_pool& compute;  // searches, routes, files: what must not hold a network thread
@@ -43,16 +40,13 @@ struct ApiContext {
   std::atomic<bool> ready{false}, draining{false};
 };
 
-// One function a resource; each adds its routes. schemas/openapi.yaml lists them all, and a test holds both together.
+// One function a resource; each adds its routes.
 void AddHealthRoutes(PathRouter& router, ApiContext& context);
 void AddModelRoutes(PathRouter& router, ApiContext& context);
 void AddCompletionRoutes(PathRouter& router, ApiContext& context);
 void AddSessionRoutes(PathRouter& router, ApiContext& context);
 void AddMemoryRoutes(PathRouter& router, ApiContext& context);
-void AddDocumentRoutes(PathRouter& router, ApiContext& context);
-void AddSnapshotRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
-void AddJobRoutes(PathRouter& router, ApiContext& context);
 
 int64_t NowUnixSeconds();
 
