@@ -4,31 +4,21 @@
 #include <utility>
 #include <vector>
 
+#include "models/router_hook.h"
+#include "router/router.h"
+
 namespace pointsman {
 namespace {
 
-class ReroutedHook : public RoutingHook {
+// Every item's memory and vectors in a slot of its own: whichever items share a step, each row finds its own.
+class ReroutedHook : public RouterHook {
  public:
-  ReroutedHook(const MemoryBinding& memory, VectorBatch vectors, int64_t sequences, std::shared_ptr<HookErrors> errors)
-      : memory_(memory, sequences),
-        vectors_(std::move(vectors)),
-        hook_(&memory_, vectors_),
-        errors_(std::move(errors)) {}
-  ~ReroutedHook() override { errors_->Report(hook_.status()); }
-  const std::vector<uint32_t>& slots() const { return memory_.slots(); }
-  void BeginStep(const StepInfo& step) override { hook_.BeginStep(step); }
-  at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
-    return hook_.Route(layer, hidden, logits);
-  }
-  at::Tensor Output(const at::Tensor& hidden, const at::Tensor& logits) override {
-    return hook_.Output(hidden, logits);
-  }
-  Status status() const override { return hook_.status(); }
+  ReroutedHook(std::unique_ptr<Router> router, std::shared_ptr<HookErrors> errors)
+      : RouterHook(*router), router_(std::move(router)), errors_(std::move(errors)) {}
+  ~ReroutedHook() override { errors_->Report(status()); }
 
  private:
-  ConstantMemory memory_;
-  VectorBatch vectors_;
-  VectorHook hook_;
+  std::unique_ptr<Router> router_;
   std::shared_ptr<HookErrors> errors_;
 };
 
@@ -51,10 +41,15 @@ HookFactory ReroutedHooks(const MoeModel& model, std::function<std::span<const i
     std::iota(members.begin(), members.end(), 0u);
     auto learned = Reroute(model, MakeBatch(contexts, members), memory, {}, options);
     if (!learned.ok()) errors->Report(learned.error());
-    auto hook =
-        std::make_unique<ReroutedHook>(memory, learned.ok() ? std::move(learned).value().vectors : VectorBatch(),
-                                       static_cast<int64_t>(members.size()), errors);
-    *slots = hook->slots();
+    auto router = std::make_unique<Router>();
+    slots->clear();
+    for (const uint32_t member : members) {
+      std::shared_ptr<const SessionVectors> vectors;
+      if (learned.ok()) vectors = std::make_shared<const SessionVectors>(SessionOf(learned.value().vectors, member));
+      slots->push_back(router->AddSlot(
+          {.tables = memory.tables, .session = std::move(vectors), .strength = memory.strength, .shadow = false}));
+    }
+    auto hook = std::make_unique<ReroutedHook>(std::move(router), errors);
     return hook;
   };
 }
