@@ -128,7 +128,8 @@ Result<std::unique_ptr<ChildServer>> ServeRoute(const RouteWork& work) {
                             kStartTimeout_s);
 }
 
-Result<std::unique_ptr<ChildServer>> ServeRival(const DaemonBenchOptions& options, const RouteWork& work) {
+Result<std::unique_ptr<ChildServer>> ServeRival(const DaemonBenchOptions& options, const RouteWork& work,
+                                                const char* search) {
   const std::filesystem::path script = options.scripts / "route_fastapi.py";
   for (const auto& needed : {options.python, script}) {
     if (!std::filesystem::exists(needed)) {
@@ -138,7 +139,7 @@ Result<std::unique_ptr<ChildServer>> ServeRival(const DaemonBenchOptions& option
     }
   }
   return ChildServer::Start({options.python.string(), script.string(), work.arrays().string(),
-                             std::to_string(std::max(1u, std::thread::hardware_concurrency()))},
+                             std::to_string(std::max(1u, std::thread::hardware_concurrency())), search},
                             kStartTimeout_s);
 }
 
@@ -170,7 +171,8 @@ Result<std::vector<float>> OneAnswer(const ChildServer& server, LoadPlan plan) {
     std::memcpy(logits.data(), body.data() + 16, logits.size() * sizeof(float));
     return logits;
   }
-  return Error{ErrorCode::kInternal, fmt::format("{}: no answer in the binary form, its message is above", plan.target)};
+  return Error{ErrorCode::kInternal,
+               fmt::format("{}: no answer in the binary form, its message is above", plan.target)};
 }
 
 struct Sides {
@@ -183,34 +185,53 @@ struct Sides {
   json Json() const { return {{"requests_per_s", Median(requests)}, {"p50_ms", Median(p50)}, {"p99_ms", Median(p99)}}; }
 };
 
-// Both servers stand; they are loaded in turn.
+struct Side {
+  const char* name;
+  std::unique_ptr<ChildServer> server;
+  LoadPlan plan;
+  Sides measured = {};
+};
+
+double LargestDifference(std::span<const float> a, std::span<const float> b) {
+  double difference = a.size() == b.size() ? 0 : INFINITY;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+    difference = std::max<double>(difference, std::abs(a[i] - b[i]));
+  return difference;
+}
+
+// All servers stand; they are loaded in turn.
 Status BenchRoute(const DaemonBenchOptions& options, const RouteWork& work, json& report) {
-  POINTSMAN_TRY(const auto ours, ServeRoute(work));
-  POINTSMAN_TRY(const auto rival, ServeRival(options, work));
-  const LoadPlan our_plan = RoutePlan(options, work, ours->port(), "/v1/route");
-  const LoadPlan rival_plan = RoutePlan(options, work, rival->port(), "/route");
-  POINTSMAN_TRY(const auto our_logits, OneAnswer(*ours, our_plan));
-  POINTSMAN_TRY(const auto rival_logits, OneAnswer(*rival, rival_plan));
-  double difference = our_logits.size() == rival_logits.size() ? 0 : INFINITY;
-  for (size_t i = 0; i < std::min(our_logits.size(), rival_logits.size()); ++i) {
-    difference = std::max<double>(difference, std::abs(our_logits[i] - rival_logits[i]));
+  std::vector<Side> sides;
+  POINTSMAN_TRY(auto ours, ServeRoute(work));
+  sides.push_back({"ours", std::move(ours), {}});
+  for (const char* search : {"faiss", "numpy"}) {
+    POINTSMAN_TRY(auto rival, ServeRival(options, work, search));
+    sides.push_back({*search == 'f' ? "baseline" : "numpy_baseline", std::move(rival), {}});
   }
-  Sides our_side, rival_side;
+  std::vector<float> our_logits;
+  double difference = 0;
+  for (Side& side : sides) {
+    side.plan = RoutePlan(options, work, side.server->port(), our_logits.empty() ? "/v1/route" : "/route");
+    POINTSMAN_TRY(const auto logits, OneAnswer(*side.server, side.plan));
+    if (our_logits.empty()) our_logits = logits;
+    difference = std::max(difference, LargestDifference(our_logits, logits));
+  }
   for (int round = 0; round < options.rounds; ++round) {
     Say(fmt::format("route: round {} of {}", round + 1, options.rounds));
-    POINTSMAN_TRY(const LoadResult a, RunLoad(our_plan));
-    POINTSMAN_TRY(const LoadResult b, RunLoad(rival_plan));
-    if (a.failed + b.failed > 0) {
-      return Error{ErrorCode::kInternal,
-                   fmt::format("route: {} requests to us and {} to the rival failed", a.failed, b.failed)};
+    for (Side& side : sides) {
+      POINTSMAN_TRY(const LoadResult result, RunLoad(side.plan));
+      if (result.failed > 0) {
+        return Error{ErrorCode::kInternal, fmt::format("route: {} requests to {} failed", result.failed, side.name)};
+      }
+      side.measured.Add(result);
     }
-    our_side.Add(a);
-    rival_side.Add(b);
   }
-  report["ours"] = our_side.Json();
-  report["baseline"] = rival_side.Json();
-  report["ratio"] = Median(our_side.requests) / Median(rival_side.requests);
-  report["p99_ratio"] = Median(our_side.p99) / Median(rival_side.p99);
+  for (const Side& side : sides) report[side.name] = side.measured.Json();
+  const auto ratio = [&](const char* member) {
+    return report["ours"][member].get<double>() / report["baseline"][member].get<double>();
+  };
+  report["ratio"] = ratio("requests_per_s");
+  report["p99_ratio"] = ratio("p99_ms");
   report["largest_difference"] = difference;
   return {};
 }

@@ -1,11 +1,12 @@
 """The rival of `pointsman bench daemon`: the lookup and blend of POST /v1/route as a FastAPI service with faiss-cpu.
 
-    route_fastapi.py DIR WORKERS      prints {"port": N}; the service answers POST /route until SIGTERM
+    route_fastapi.py DIR WORKERS faiss|numpy    prints {"port": N}; answers POST /route until SIGTERM
 
 DIR holds what `bench daemon` writes: shape.json and the arrays of one layer in fp32. The wire format is that of
 schemas/route_binary.md without the optional arrays. As a service that has to be fast: uvloop and httptools, a process a
 core with one thread each, arrays and not JSON on the wire, nothing copied that need not be, and of FAISS's two ways to
 search a flat index (a product by BLAS, or a scan a query) the one that is faster on this machine, measured at start.
+`numpy` is the same service without FAISS: a product and argpartition, which for so few queries may be faster.
 """
 
 import contextlib
@@ -37,8 +38,14 @@ class Layer:
         self.mean = array("mean.f32", self.hidden)
         self.projection = numpy.ascontiguousarray(array("projection.f32", self.hidden).T)
         self.values = array("values.f32", self.experts)
+        keys = array("keys.f32", self.dim)
+        if os.environ["ROUTE_SEARCH"] == "numpy":
+            self.keys = numpy.ascontiguousarray(keys.T)
+            self.search = self.search_numpy
+            return
         self.index = faiss.IndexFlatIP(self.dim)
-        self.index.add(array("keys.f32", self.dim))
+        self.index.add(keys)
+        self.search = self.index.search
         self.choose_search(shape["rows_a_request"])
 
     def choose_search(self, rows):
@@ -53,10 +60,17 @@ class Layer:
             taken[threshold] = time.perf_counter() - started
         faiss.cvar.distance_compute_blas_threshold = min(taken, key=taken.get)
 
+    def search_numpy(self, query, k):
+        similarity = query @ self.keys
+        rows = numpy.argpartition(similarity, -k, axis=1)[:, -k:]
+        similarity = numpy.take_along_axis(similarity, rows, axis=1)
+        order = numpy.argsort(-similarity, axis=1)
+        return numpy.take_along_axis(similarity, order, axis=1), numpy.take_along_axis(rows, order, axis=1)
+
     def route(self, hidden, logits, strength):
         query = (hidden - self.mean) @ self.projection
         query /= numpy.linalg.norm(query, axis=1, keepdims=True)
-        similarity, rows = self.index.search(query, self.k)
+        similarity, rows = self.search(query, self.k)
         weights = numpy.exp((similarity - similarity[:, :1]) / self.tau)
         weights /= weights.sum(axis=1, keepdims=True)
         confidence = numpy.exp((similarity.mean(axis=1, keepdims=True) - 1) / self.tau2)
@@ -93,7 +107,7 @@ async def route(request: Request):
 
 
 def main():
-    os.environ["ROUTE_DATA"] = sys.argv[1]
+    os.environ["ROUTE_DATA"], os.environ["ROUTE_SEARCH"] = sys.argv[1], sys.argv[3]
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
     sys.path.insert(0, str(pathlib.Path(__file__).parent))

@@ -13,10 +13,10 @@ double Number(const json& object, const char* name) { return object.at(name).get
 
 std::string RouteText(const json& report) {
   std::string text =
-      fmt::format("POST /v1/route, {} rows x 1 layer, {} entries\n{:<12} {:>12} {:>10} {:>10}\n",
+      fmt::format("POST /v1/route, {} rows x 1 layer, {} entries\n{:<15} {:>12} {:>10} {:>10}\n",
                   report["rows"].get<int>(), report["entries"].get<uint64_t>(), "", "requests/s", "p50 ms", "p99 ms");
-  for (const char* side : {"ours", "baseline"}) {
-    text += fmt::format("{:<12} {:>12.0f} {:>10.2f} {:>10.2f}\n", side, Number(report[side], "requests_per_s"),
+  for (const char* side : {"ours", "baseline", "numpy_baseline"}) {
+    text += fmt::format("{:<15} {:>12.0f} {:>10.2f} {:>10.2f}\n", side, Number(report[side], "requests_per_s"),
                         Number(report[side], "p50_ms"), Number(report[side], "p99_ms"));
   }
   return text + fmt::format("{:.2f} x the requests/s, {:.2f} x the p99; answers differ by {:.4f} at most\n",
