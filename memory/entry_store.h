@@ -76,6 +76,9 @@ class EntryStore {
 
   // Everything written so far is on stable storage when this returns.
   virtual Status Sync() = 0;
+  // Rewrites what is stored without what was deleted or overwritten before this call: when it returns, no file of the
+  // store holds those bytes. Reads everything once; the sequence does not change.
+  virtual Status Compact() = 0;
 };
 
 }  // namespace pointsman

@@ -16,6 +16,9 @@ namespace pointsman {
 inline std::filesystem::path ManifestPath(const std::filesystem::path& memory) { return memory / "MANIFEST.json"; }
 inline std::filesystem::path TruthPath(const std::filesystem::path& memory) { return memory / "truth"; }
 inline std::filesystem::path DerivedPath(const std::filesystem::path& memory) { return memory / "derived"; }
+// What a build keeps: trained kinds that are not published, and finished stages of an interrupted build.
+inline std::filesystem::path KindsPath(const std::filesystem::path& memory) { return memory / "kinds"; }
+inline std::filesystem::path StagesPath(const std::filesystem::path& memory) { return memory / "build"; }
 inline std::filesystem::path GenerationPath(const std::filesystem::path& memory, uint64_t generation) {
   return DerivedPath(memory) / GenerationName(generation);
 }

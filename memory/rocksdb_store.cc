@@ -85,6 +85,7 @@ class Store final : public EntryStore {
   uint64_t LastSequence() const override { return last_sequence_.load(); }
   Status ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) override;
   Status Sync() override;
+  Status Compact() override;
 
   Status CheckRecords();
 
@@ -399,6 +400,28 @@ Status Store::Sync() {
   return Guarded(directory_, [&]() -> Status {
     const rocksdb::Status status = db_->FlushWAL(/*sync=*/true);
     return status.ok() ? Status() : Wrap("sync", status);
+  });
+}
+
+// The log and the memtables into tables, every table rewritten, then the files that this leaves behind away at once:
+// RocksDB would remove them some time later, from a background thread.
+Status Store::Compact() {
+  if (read_only_) return Invalid(fmt::format("{}: cannot compact: opened for reading", directory_.string()));
+  return Guarded(directory_, [&]() -> Status {
+    const std::scoped_lock lock(write_mutex_);
+    rocksdb::FlushOptions flush;
+    flush.wait = true;
+    rocksdb::Status status = db_->Flush(flush, families_);
+    rocksdb::CompactRangeOptions options;
+    options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+    for (rocksdb::ColumnFamilyHandle* family : families_) {
+      if (status.ok()) status = db_->CompactRange(options, family, nullptr, nullptr);
+    }
+    if (status.ok()) status = db_->SyncWAL();
+    if (status.ok()) status = db_->PauseBackgroundWork();  // waits for what runs
+    if (status.ok()) status = db_->ContinueBackgroundWork();
+    if (status.ok()) status = db_->EnableFileDeletions(/*force=*/true);  // removes obsolete files on this thread
+    return status.ok() ? Status() : Wrap("compact", status);
   });
 }
 

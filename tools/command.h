@@ -35,6 +35,7 @@ Result<Output> RunGenerate(const Settings& settings);
 Result<Output> RunInspect(const Settings& settings);
 Result<Output> RunVerify(const Settings& settings);
 Result<Output> RunDocsList(const Settings& settings);
+Result<Output> RunDocsRemove(const Settings& settings);
 Result<Output> RunBenchScan(const Settings& settings);
 Result<Output> RunBenchRewire(const Settings& settings);
 Result<Output> RunStudyRewire(const Settings& settings);

@@ -16,7 +16,7 @@ constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
 constexpr std::string_view kEverywhere =
-    "build eval probe plan generate inspect verify docs-list bench-scan bench-route bench-build bench-rewire "
+    "build eval probe plan generate inspect verify docs-list docs-remove bench-scan bench-route bench-build bench-rewire "
     "bench-daemon study-rewire serve keys-new config";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
@@ -51,7 +51,7 @@ constexpr OptionSpec Positional(OptionSpec option) {
 constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
 
 constexpr std::array kOptions = {
-    Positional(Option("memory", kPath, "inspect verify docs-list", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "inspect verify docs-list docs-remove", "MEM", "", "the memory's directory")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
@@ -140,6 +140,14 @@ constexpr std::array kOptions = {
     Option("digest", kFlag, "inspect", "", "",
            "only the digest of what the memory routes with: equal builds have equal digests"),
     Option("document", kText, "inspect", "NAME", "", "one document, by its source or its 16-digit hash"),
+    Option("document", kTexts, "docs-remove", "HASH", "",
+           "a document by its 16-digit hash; may be given several times"),
+    Option("source", kTexts, "docs-remove", "NAME", "",
+           "the document of this source, as docs list prints it; may be given several times"),
+    Option("tag", kTexts, "docs-remove", "TAG", "", "all documents with this tag; may be given several times"),
+    Option("expired", kFlag, "docs-remove", "", "", "all documents whose time has passed (docs add --ttl)"),
+    Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
+    Option("tag", kTexts, "docs-list", "TAG", "", "only documents with this tag; several: with any of them"),
     Within(0, 65535,
            Option("layer", kInteger, "inspect", "N", "",
                   "one layer: sizes, calibration, and which experts its values raise and lower")),

@@ -32,7 +32,11 @@ constexpr std::array kCommands = {
             RunServe},
     Command{"keys-new", "an API key for pointsman serve, shown once",
             "pointsman keys new --keys build/keys --name alice --access read-write", RunKeysNew},
-    Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --json", RunDocsList},
+    Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --tag manual", RunDocsList},
+    Command{"docs-remove", "delete documents from a memory: their bytes and their entries",
+            "pointsman docs remove build/memory --source docs/old.md\n"
+            "  pointsman docs remove build/memory --expired",
+            RunDocsRemove},
     Command{"bench-scan", "the exact search against this machine's memory bandwidth",
             "pointsman bench scan --keys 100000 --dim 64", RunBenchScan},
     Command{"bench-rewire", "the time that online rerouting adds to generation",
