@@ -1,0 +1,20 @@
+// What a chat template may cost. A template comes with the model, the messages from clients: neither is trusted.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pointsman::jinja {
+
+inline constexpr size_t kMostSourceBytes = 256 << 10;
+inline constexpr size_t kMostNodes = 50'000;         // expressions and statements
+inline constexpr uint32_t kDeepestNesting = 64;      // of the source: expressions, blocks
+inline constexpr uint32_t kDeepestValue = 64;        // lists and dicts inside each other
+inline constexpr uint32_t kDeepestEvaluation = 512;  // expressions and blocks being evaluated, over all macro calls
+inline constexpr size_t kMostItems = 100'000;        // of one list
+inline constexpr size_t kMostTextBytes = 8 << 20;    // of one string, the output included
+inline constexpr uint64_t kMostSteps = 20'000'000;
+inline constexpr uint64_t kBytesPerStep = 16;             // text that is read or written counts, too
+inline constexpr uint64_t kMostMadeBytes = 256ull << 20;  // of all values made in one rendering together
+
+}  // namespace pointsman::jinja
