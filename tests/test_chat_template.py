@@ -352,7 +352,7 @@ PIECES = [
     "{{ [1, 'a', none]|join(', ') }}|{{ 'abc'|join('-') }}|{{ missing|join }}|{{ [1,2,3]|length }}{{ 'äö'|count }}{{ missing|length }}",
     "{{ missing|default('d') }}{{ ''|default('d') }}{{ ''|default('d', true) }}{{ ''|d('e', boolean=true) }}{{ none|default(1) }}",
     "{{ {'b': [1, 2.5, true, none, 'ü\\n\\x7f\"'], 'a': {}}|tojson }} {{ {'b': 1, 'a': [1, []]}|tojson(indent=2) }} {{ {'b': 1, 'a': 'é😀'}|tojson(sort_keys=true, ensure_ascii=true) }} {{ [1, {'a': 2}]|tojson(separators=(',', ':')) }}",
-    "{{ missing|tojson }}", "{{ none|length }}", "{{ 5|list }}", "{{ none|items }}", "{% for x in none %}{% endfor %}", "{{ [3,1]|first }}{{ [3,1]|last }}{{ []|first }}{{ 'xy'|last }}{{ {'k': 1}|first }}",
+    "{{ missing|tojson }}", "{{ none|length }}", "{{ 5|list }}", "{{ none|items|list }}", "{% for x in none %}{% endfor %}", "{{ [3,1]|first }}{{ [3,1]|last }}{{ []|first }}{{ 'xy'|last }}{{ {'k': 1}|first }}",
     "{{ [3,1]|reverse|list }}{{ 'abc'|reverse }}{{ 'ab'|list }}{{ {'k': 1}|list }}{{ 'a.b'|replace('.', '-') }}{{ 'aaa'|replace('a', 'b', 2) }}{{ 5|string + '!' }}",
     "{{ messages|map(attribute='role')|join(',') }}{{ messages|selectattr('role', '==', 'user')|list|length }}{{ messages|rejectattr('name')|list|length }}{{ [1,2,3]|select('odd')|list }}{{ [0,1,'']|select|list }}{{ ['a ', ' b']|map('trim')|list }}{{ [1,2]|reject('in', [2])|list }}{{ [{'a': {'b': 3}}]|map(attribute='a.b')|list }}{{ [{}]|map(attribute='x', default='y')|list }}",
     "{{ 'a,b,,c'.split(',') }}{{ ' a  b '.split() }}{{ 'a b c'.split(' ', 1) }}{{ ' a  b c '.split(none, 1) }}{{ 'a--b--c'.rsplit('--', 1) }}{{ ''.split(',') }}{{ ''.split() }}",
@@ -377,7 +377,7 @@ PIECES = [
     "{{ -1|string }}{{ 'a'|upper ~ 'b' }}{{ ('a' ~ 'b')|upper }}{{ not 1 == 2 }}{{ 1 + 1 ~ 1 + 1 }}{{ [1, 2][0] is odd }}{{ 'x' is string and 1 is not string }}{{ 'a' if 'a' is defined else 'b' }}",
     "{% set m = messages|map(attribute='content')|list %}{{ m[0] is string }}{{ (m + ['x'])|last }}{{ m|tojson }}", "{% set t %}a{{ 1 }}{% set inner = 5 %}{% endset %}{{ t }}{{ inner is defined }}",
     "{{ x|safe }}{{ [1]|tojson|safe }}{{ 'a'|safe ~ '<' }}{% set s = '<'|safe %}{{ s }}{{ s is string }}{{ s == '<' }}", "{{ messages[0] }}{{ messages[0].content is none }}{{ messages[-1]['content']|tojson }}",
-    "{{ raise_exception('stop') }}", "{{ messages[1:][0].role }}{{ messages[::2]|length }}{{ messages[:-1]|length }}{{ missing[1:] }}", "{{ none[1:] }}", "{{ [1][::0] }}",
+    "{{ raise_exception('stop') }}", "{{ messages[1:][0].role }}{{ messages[::2]|length }}{{ messages[:-1]|length }}{{ missing[1:] }}", "{% set n = none %}{{ n[1:] }}", "{{ messages[0].role[none:] }}{{ messages[0][1:] }}", "{{ [1][::0] }}",
     "{% for k in {'x': 1, 'y': 2} %}{{ k }}{% endfor %}{% for c in 'añ' %}[{{ c }}]{% endfor %}{% for x in missing %}{{ x }}{% else %}none{% endfor %}",
     "{% for m in messages %}{% set outer = loop %}{% for n in [1, 2] %}{{ outer.index }}{{ loop.index }} {% endfor %}{% endfor %}", "{{ {'a': 1, 'a': 2} }}{{ {'a': 1} == {'a': 1.0} }}{{ [1] == (1,) }}{{ 'a' == 1 }}{{ missing == missing }}{{ missing == none }}",
     "{% generation %}{% set z = 1 %}x{% endgeneration %}{{ z is defined }}", "{{ loop is defined }}{% for i in [1] %}{% for j in [] %}{% else %}{{ loop.index }}{% endfor %}{% endfor %}",
@@ -413,7 +413,7 @@ LIMITS = {
     "{% for i in range(90000) %}{{ 'x' * 1000 }}{% endfor %}": "longer than 8 MiB", "{{ range(1000000000) }}": "a range of more", "{{ 'x' * 999999999999 }}": "longer than 8 MiB",
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}": "too deep", "{% set ns = namespace(x=[]) %}{% for i in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}": "nested deeper",
     "{% set ns = namespace(x=[1]) %}{% for i in range(60) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x == ns.x }}{{ ns.x|tojson }}": "too many steps",
-    "{% set s = 'x' * 8000000 %}{% for i in range(9999) %}{% set t = s ~ '' %}{% endfor %}": "256 MiB", "{{ 9223372036854775807 + 1 }}": "number", "{{ 999999999999999999 * 999999999999999999 }}": "beyond 64 bits",
+    "{% set s = 'x' * 8000000 %}{% for i in range(9999) %}{% set t = s ~ '' %}{% endfor %}": "too many steps", "{{ 9223372036854775807 + 1 }}": "number", "{{ 999999999999999999 * 999999999999999999 }}": "beyond 64 bits",
 }
 
 

@@ -14,7 +14,6 @@ inline constexpr uint32_t kDeepestEvaluation = 512;  // expressions and blocks b
 inline constexpr size_t kMostItems = 100'000;        // of one list
 inline constexpr size_t kMostTextBytes = 8 << 20;    // of one string, the output included
 inline constexpr uint64_t kMostSteps = 20'000'000;
-inline constexpr uint64_t kBytesPerStep = 16;             // text that is read or written counts, too
-inline constexpr uint64_t kMostMadeBytes = 256ull << 20;  // of all values made in one rendering together
+inline constexpr uint64_t kBytesPerStep = 16;  // text that is read or made counts, too: at most 320 MB in one rendering
 
 }  // namespace pointsman::jinja

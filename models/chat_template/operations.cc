@@ -79,19 +79,21 @@ std::vector<size_t> SliceIndices(size_t size, std::optional<int64_t> begin, std:
   return indices;
 }
 
-Value IntegerResult(bool overflow, int64_t result) {
+void CheckFits(bool overflow) {
   if (overflow) Fail("a number beyond 64 bits");
-  return result;
 }
 
 Value IntegerArithmetic(std::string_view op, int64_t a, int64_t b) {
   int64_t result = 0;
-  if (op == "+") return IntegerResult(__builtin_add_overflow(a, b, &result), result);
-  if (op == "-") return IntegerResult(__builtin_sub_overflow(a, b, &result), result);
-  if (op == "*") return IntegerResult(__builtin_mul_overflow(a, b, &result), result);
+  if (op == "+" || op == "-" || op == "*") {
+    CheckFits(op == "+"   ? __builtin_add_overflow(a, b, &result)
+              : op == "-" ? __builtin_sub_overflow(a, b, &result)
+                          : __builtin_mul_overflow(a, b, &result));
+    return result;
+  }
   if (b == 0) Fail("division by zero");
   if (op == "/") return static_cast<double>(a) / static_cast<double>(b);
-  if (a == INT64_MIN && b == -1) Fail("a number beyond 64 bits");
+  CheckFits(a == INT64_MIN && b == -1);
   const int64_t remainder = a % b;
   const bool down = remainder != 0 && (remainder < 0) != (b < 0);  // Python rounds towards minus infinity
   if (op == "//") return a / b - (down ? 1 : 0);

@@ -32,7 +32,7 @@ class Budget {
   void Make(size_t bytes);  // of a value that is made
 
  private:
-  uint64_t steps_ = 0, made_ = 0;
+  uint64_t steps_ = 0;
 };
 
 class Value;
