@@ -435,48 +435,61 @@ METHODS = ["strip()", "lstrip('a')", "rstrip()", "split('a')", "split()", "start
 BINARY = ["+", "-", "*", "/", "//", "%", "~", "==", "!=", "<", ">=", "in", "not in", "and", "or"]
 
 
-def expressions():
-    leaves = st.one_of(st.sampled_from(NAMES), st.sampled_from(STRINGS), st.integers(-3, 12).map(lambda n: str(n) if n >= 0 else f"({n})"),
-                       st.sampled_from(["1.5", "true", "false", "none", "[]", "{}", "loop.index0", "loop.last", "messages[0].content", "messages[-1]['role']", "messages[0]"]))
-
-    def grow(inner):
-        wrapped = inner.map(lambda e: f"({e})")
-        return st.one_of(
-            st.tuples(wrapped, st.sampled_from(FILTERS)).map("|".join), st.tuples(wrapped, st.sampled_from(["is", "is not"]), st.sampled_from(TESTS)).map(" ".join),
-            st.tuples(wrapped, st.sampled_from(METHODS)).map(".".join), st.tuples(inner, st.sampled_from(BINARY), inner).map(" ".join),
-            st.tuples(wrapped, st.sampled_from(["role", "content", "nope", "0"])).map(".".join), st.tuples(wrapped, inner).map(lambda p: f"{p[0]}[{p[1]}]"),
-            st.tuples(wrapped, st.sampled_from(["1:", ":-1", "::-1", "0:2", "-2:", "::2"])).map(lambda p: f"{p[0]}[{p[1]}]"),
-            st.lists(inner, max_size=3).map(lambda l: f"[{', '.join(l)}]"), st.lists(inner, min_size=2, max_size=3).map(lambda l: f"({', '.join(l)})"),
-            st.lists(st.tuples(st.sampled_from(STRINGS), inner).map(": ".join), max_size=2).map(lambda l: "{" + ", ".join(l) + "}"),
-            st.tuples(inner, inner, inner).map(lambda t: f"{t[0]} if {t[1]} else {t[2]}"), inner.map(lambda e: f"not {e}"), inner.map(lambda e: f"f({e})"), inner.map(lambda e: f"range({e})"),
-        )
-    return st.recursive(leaves, grow, max_leaves=8)
+LEAVES = ["1.5", "true", "false", "none", "[]", "{}", "loop.index0", "loop.last", "messages[0].content", "messages[-1]['role']", "messages[0]"]
+SLICES = ["1:", ":-1", "::-1", "0:2", "-2:", "::2"]
+TEXTS = ["", "word", "<|im_end|>", "é", "{", "}", "%"]
+SPACES = ["", "", "\n", "  ", "\n   ", " \n\n", "\t"]
 
 
-def blocks(expression):
-    space = st.sampled_from(["", "", "\n", "  ", "\n   ", " \n\n", "\t"])
-    sign = st.sampled_from(["", "", "-", "+"])
-    end = st.sampled_from(["", "", "-"])
-    text = st.tuples(space, st.sampled_from(["", "word", "<|im_end|>", "é", "{", "}", "%"]), space).map("".join)
-    output = st.tuples(sign, expression, end).map(lambda t: "{{" + t[0] + " " + t[1] + " " + t[2] + "}}")
-    assign = st.tuples(sign, st.sampled_from(["x", "y", "ns.v"]), expression, end).map(lambda t: "{%" + t[0] + f" set {t[1]} = {t[2]} " + t[3] + "%}")
-    comment = st.tuples(sign, end).map(lambda t: "{#" + t[0] + " note " + t[1] + "#}")
+class Writer:
+    """Writes a random template."""
 
-    def tag(parts, words):
-        return "{%" + parts[0] + f" {words} " + parts[1] + "%}"
+    def __init__(self, random):
+        self.random = random
 
-    def grow(inner):
-        ends = st.tuples(sign, end)
-        body = st.lists(st.one_of(text, inner), max_size=3).map("".join)
-        condition = st.tuples(ends, expression, body, ends, body, ends).map(
-            lambda t: tag(t[0], f"if ({t[1]})") + t[2] + tag(t[3], "else") + t[4] + tag(t[5], "endif"))
-        simple = st.tuples(ends, expression, body, ends).map(lambda t: tag(t[0], f"if ({t[1]})") + t[2] + tag(t[3], "endif"))
-        loop = st.tuples(ends, st.sampled_from(["m", "x"]), expression, st.sampled_from(["", "", " if m", " if x is string"]), body, ends).map(
-            lambda t: tag(t[0], f"for {t[1]} in ({t[2]}){t[3]}") + t[4] + tag(t[5], "endfor"))
-        messages = st.tuples(ends, body, ends).map(lambda t: tag(t[0], "for m in messages") + t[1] + tag(t[2], "endfor"))
-        captured = st.tuples(ends, body, ends).map(lambda t: tag(t[0], "set y") + t[1] + tag(t[2], "endset"))
-        return st.one_of(condition, simple, loop, messages, captured)
-    return st.lists(st.one_of(text, st.recursive(st.one_of(output, assign, comment), grow, max_leaves=5)), min_size=1, max_size=5).map("".join)
+    def pick(self, choices):
+        return self.random.choice(choices)
+
+    def expression(self, depth=3):
+        if depth == 0 or self.random.random() < 0.25:
+            number = self.random.randint(-3, 12)
+            return self.pick([self.pick(NAMES), self.pick(STRINGS), self.pick(LEAVES), str(number) if number >= 0 else f"({number})"])
+        kind = self.random.randrange(15)
+        inner = lambda: self.expression(depth - 1)  # noqa: E731
+        pairs = ", ".join(f"{self.pick(STRINGS)}: {inner()}" for _ in range(self.random.randrange(3)))
+        several = ", ".join(inner() for _ in range(self.random.randint(2, 3)))
+        return [lambda: f"({inner()})|{self.pick(FILTERS)}", lambda: f"({inner()}) {self.pick(['is', 'is not'])} {self.pick(TESTS)}", lambda: f"({inner()}).{self.pick(METHODS)}",
+                lambda: f"{inner()} {self.pick(BINARY)} {inner()}", lambda: f"{inner()} {self.pick(BINARY)} {inner()}", lambda: f"({inner()}).{self.pick(['role', 'content', 'nope', '0'])}",
+                lambda: f"({inner()})[{inner()}]", lambda: f"({inner()})[{self.pick(SLICES)}]", lambda: f"[{several}]", lambda: f"({several})", lambda: "{" + pairs + "}",
+                lambda: f"{inner()} if {inner()} else {inner()}", lambda: f"not {inner()}", lambda: f"f({inner()})", lambda: f"range({inner()})"][kind]()
+
+    def tag(self, words, brackets="%%"):
+        return "{" + brackets[0] + self.pick(["", "", "-", "+"]) + f" {words} " + self.pick(["", "", "-"]) + brackets[1] + "}"
+
+    def text(self):
+        return self.pick(SPACES) + self.pick(TEXTS) + self.pick(SPACES)
+
+    def body(self, depth, most):
+        return "".join(self.text() if self.random.random() < 0.4 else self.block(depth) for _ in range(self.random.randint(0, most)))
+
+    def block(self, depth=2):
+        kind = self.random.randrange(10 if depth > 0 else 5)
+        if kind < 3:
+            return self.tag(self.expression(), "{}")
+        if kind == 3:
+            return self.tag(f"set {self.pick(['x', 'y', 'ns.v'])} = {self.expression()}")
+        if kind == 4:
+            return self.tag("note", "##")
+        inner = lambda: self.body(depth - 1, 3)  # noqa: E731
+        condition = self.tag(f"if ({self.expression()})")
+        if kind == 5:
+            return condition + inner() + self.tag("endif")
+        if kind == 6:
+            return condition + inner() + self.tag("else") + inner() + self.tag("endif")
+        if kind == 7:
+            return self.tag("set y") + inner() + self.tag("endset")
+        loop = "for m in messages" if kind == 8 else f"for {self.pick(['m', 'x'])} in ({self.expression()}){self.pick(['', '', ' if m', ' if x is string'])}"
+        return self.tag(loop) + inner() + self.tag("endfor")
 
 
 PREFIX = "{% set ns = namespace(v='n') %}{% set x = 'ab' %}{% set y = [1, 'a'] %}{% set m = messages[0] %}{% macro f(a, b=2) %}<{{ a }}{{ b }}>{% endmacro %}"
@@ -487,8 +500,9 @@ BORDERS = ("subset", "add | list", "have no text", "has no text", "not compared"
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 400)
-@given(blocks(expressions()), MESSAGES, st.booleans())
-def test_random_templates(oracle, program, body, messages, prompt):
+@given(st.randoms(use_true_random=True), MESSAGES, st.booleans())
+def test_random_templates(oracle, program, random, messages, prompt):
+    body = Writer(random).body(2, 5)
     ours = assert_same(oracle, program, PREFIX + body, messages, prompt, allowed=BORDERS)
     hypothesis.event("text" if "text" in ours else ours["error"].split(":")[-1])
 
