@@ -24,6 +24,7 @@ constexpr long kSysCloseRange = 436;  // the same on every architecture; older h
 // What the child needs, made before it is: between vfork and exec it may not allocate.
 struct Plan {
   const char* executable = nullptr;
+  const char* directory = nullptr;  // null: stay
   char* const* arguments = nullptr;
   char* const* environment = nullptr;
   const char* oom_score_adj = nullptr;
@@ -51,6 +52,10 @@ struct Plan {
   if (const int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); fd >= 0) {
     (void)!write(fd, plan.oom_score_adj, plan.oom_score_adj_size);
     close(fd);
+  }
+  if (plan.directory && chdir(plan.directory) != 0) {
+    plan.failed = errno;
+    _exit(127);
   }
   if (plan.address_space_bytes > 0) {
     const rlimit limit{plan.address_space_bytes, plan.address_space_bytes};
@@ -129,6 +134,7 @@ Result<ChildProcess> ChildProcess::Start(const ChildOptions& options) {
   const std::string score = std::to_string(options.oom_score_adj);
   Plan plan;
   plan.executable = options.executable.c_str();
+  plan.directory = options.directory.empty() ? nullptr : options.directory.c_str();
   plan.arguments = arguments.data();
   plan.environment = variables.data();
   plan.oom_score_adj = score.data();

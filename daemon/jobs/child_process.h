@@ -23,6 +23,7 @@ namespace pointsman {
 struct ChildOptions {
   std::filesystem::path executable;
   std::vector<std::string> arguments = {};    // without the program's name
+  std::filesystem::path directory = {};       // to work in; empty: the server's
   std::vector<std::string> environment = {};  // "NAME=VALUE"
   int niceness = 10;                          // added to this process's
   int oom_score_adj = 500;                    // the kernel's choice of whom to kill: the child before the server

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 #include <poll.h>
 #include <sys/eventfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -16,30 +15,21 @@
 #include <optional>
 #include <random>
 #include <set>
-#include <span>
 #include <thread>
 
 #include "daemon/jobs/child_messages.h"
 #include "daemon/jobs/child_process.h"
+#include "daemon/jobs/outcome.h"
 #include "memory/file_layer.h"
-#include "memory/writer_lock.h"
 
 namespace pointsman {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-using nlohmann::json;
-constexpr const char* kNote = "job.json";
-constexpr const char* kUploads = "uploads";
 constexpr auto kTick = std::chrono::milliseconds(100);  // ended children are noticed within
 constexpr auto kLeftoverWait = std::chrono::seconds(10);
 
 int64_t Now() { return static_cast<int64_t>(std::time(nullptr)); }
-
-bool IsJobId(const std::string& name) {
-  return name.size() == 20 && name.starts_with("job-") &&
-         name.find_first_not_of("0123456789abcdef", 4) == std::string::npos;
-}
 
 Error NoSuchJob(const std::string& id) {
   return {ErrorCode::kNotFound, "job '" + id + "': there is none; GET /v1/jobs lists them"};
@@ -50,87 +40,32 @@ struct Running {
   Running(std::string job, ChildProcess process) : id(std::move(job)), child(std::move(process)) {}
   std::string id;
   ChildProcess child;
-  std::string output = {};
-  bool output_too_large = false;
+  ChildEnd end = {};
   ChildMessages messages = {};
   std::optional<Clock::time_point> kill_at = {};  // set once it was told to end
 };
 
-// How a child ended, in words. Empty: well, with `result`.
-struct Outcome {
-  std::string error;
-  std::shared_ptr<const json> result;
-};
-
-std::string RanOutOfMemory(const JobRunnerOptions& options) {
-  const std::string limit = options.memory_bytes > 0
-                                ? fmt::format("the limit of a job is {:.1f} GB (--job-memory-gb); raise it, or ",
-                                              static_cast<double>(options.memory_bytes) / 1e9)
-                                : std::string("give the server more memory, or ");
-  return limit + "build from less text (max_tokens) or with fewer threads";
-}
-
-std::string ErrorOf(int status, const Running& run, const JobRunnerOptions& options) {
-  const std::string reason = run.messages.Reason();
-  const bool limited = options.memory_bytes > 0;
-  if (WIFSIGNALED(status)) {
-    const int number = WTERMSIG(status);
-    // Under a limit an allocation fails first, and what that ends in depends on who had asked for it.
-    const bool memory = number == SIGKILL || (limited && (number == SIGABRT || number == SIGSEGV || number == SIGBUS));
-    return fmt::format("killed by signal {}{}", number, memory ? " (out of memory?): " + RanOutOfMemory(options) : "") +
-           (memory || reason.empty() ? "" : "; it last said: " + reason);
-  }
-  for (const char* words : {"bad_alloc", "t allocate memory", "not enough memory", "Cannot allocate"}) {
-    if (run.messages.Mentions(words)) return "out of memory: " + RanOutOfMemory(options);
-  }
-  const int code = WEXITSTATUS(status);
-  if (code == 2) return "wrong use: " + (reason.empty() ? "the command refused its options" : reason);
-  if (code == 3) return "the requirement is not met: the result has the verdict";
-  return reason.empty() ? fmt::format("the command ended with status {} and said nothing", code) : reason;
-}
-
-Outcome OutcomeOf(int status, const Running& run, const JobRunnerOptions& options) {
-  Outcome outcome;
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) outcome.error = ErrorOf(status, run, options);
-  if (run.output_too_large) {
-    if (outcome.error.empty()) {
-      outcome.error = fmt::format("done, but its result is larger than {} bytes and is not kept", options.result_bytes);
-    }
-    return outcome;
-  }
-  json parsed = json::parse(run.output, nullptr, /*allow_exceptions=*/false);
-  if (!parsed.is_discarded()) {
-    outcome.result = std::make_shared<const json>(std::move(parsed));
-  } else if (outcome.error.empty()) {
-    outcome.error = "the command succeeded but its result is not JSON";
-  }
-  return outcome;
-}
-
 }  // namespace
 
 struct JobRunner::Impl {
-  explicit Impl(JobRunnerOptions o) : options(std::move(o)) {}
+  Impl(JobRunnerOptions o, JobFiles f) : options(std::move(o)), files(std::move(f)) {}
   ~Impl() {
     if (wake_fd >= 0) close(wake_fd);
   }
 
-  std::filesystem::path DirectoryOf(const std::string& id) const { return options.directory / id; }
-  Status Persist(const JobRecord& job);
   void PersistOrSay(const JobRecord& job);
   void Say(const std::string& problem) const {
     if (options.on_problem) options.on_problem(problem);
   }
   Status ReadAll();
   void ReadOne(const std::string& id);
-  Status WriteUploads(const JobSpec& spec);
   void Wake() const;
 
   // The runner's thread.
   void Loop();
   void StartWhatFits();
   void StartOne(JobRecord job);
-  void WaitForPorts();
+  void WaitForNews();
   void Read(Running& run);
   bool Advance(Running& run);  // false: it is over
   void TellToEnd(Running& run);
@@ -143,7 +78,7 @@ struct JobRunner::Impl {
   void Notify(const std::string& id);  // REQUIRES: mutex held
 
   const JobRunnerOptions options;
-  std::optional<WriterLock> lock_file;
+  const JobFiles files;
   int wake_fd = -1;
   std::thread thread;
   std::atomic<bool> stopping{false}, stopped{false};
@@ -165,12 +100,8 @@ struct JobRunner::Impl {
   std::mutex stop_mutex;  // one Stop at a time
 };
 
-Status JobRunner::Impl::Persist(const JobRecord& job) {
-  return FileSystem::Real().WriteAtomically(DirectoryOf(job.id) / kNote, SerializeJob(job));
-}
-
 void JobRunner::Impl::PersistOrSay(const JobRecord& job) {
-  if (const Status written = Persist(job); !written.ok()) {
+  if (const Status written = files.Write(job); !written.ok()) {
     Say(fmt::format("job {}: its state could not be written: {}", job.id, written.error().message));
   }
 }
@@ -196,36 +127,16 @@ void JobRunner::Impl::Change(const std::string& id, const std::function<void(Job
 }
 
 Status JobRunner::Impl::ReadAll() {
-  FileSystem& files = FileSystem::Real();
-  POINTSMAN_CHECK_OK(files.CreateDirectories(options.directory));
-  Result<WriterLock> locked = WriterLock::Acquire(options.directory);
-  if (!locked.ok()) {
-    if (locked.error().code != ErrorCode::kBusy) return locked.error();
-    return Error{ErrorCode::kBusy,
-                 options.directory.string() + ": another server runs its jobs there; give each a --jobs of its own"};
-  }
-  lock_file = std::move(locked).value();
-  POINTSMAN_TRY(const std::vector<std::string> names, files.List(options.directory));
-  for (const std::string& name : names) {
-    if (IsJobId(name)) ReadOne(name);
-  }
+  POINTSMAN_TRY(const std::vector<std::string> ids, files.Ids());
+  for (const std::string& id : ids) ReadOne(id);
   return {};
 }
 
 void JobRunner::Impl::ReadOne(const std::string& id) {
-  FileSystem& files = FileSystem::Real();
-  const Result<std::string> text = files.ReadFile(DirectoryOf(id) / kNote);
-  if (!text.ok()) {
-    if (text.error().code != ErrorCode::kNotFound) return Say(text.error().message);
-    // The server ended before the job was accepted: nobody was told of it.
-    if (const Status removed = files.Remove(DirectoryOf(id)); !removed.ok()) Say(removed.error().message);
-    return;
-  }
-  Result<JobRecord> parsed = ParseJob(text.value());
-  if (!parsed.ok() || parsed.value().id != id) {
-    return Say(fmt::format("{}: damaged, left alone; remove the directory", (DirectoryOf(id) / kNote).string()));
-  }
-  JobRecord job = std::move(parsed).value();
+  Result<std::optional<JobRecord>> read = files.Read(id);
+  if (!read.ok()) return Say(read.error().message);
+  if (!read.value()) return;
+  JobRecord job = std::move(*read.value());
   next_sequence = std::max(next_sequence, job.sequence + 1);
   if (!HasEnded(job.status)) {
     if (job.status == JobStatus::kRunning && job.attempts >= options.attempts) {
@@ -241,23 +152,10 @@ void JobRunner::Impl::ReadOne(const std::string& id) {
   jobs[id] = {.record = std::move(job), .ready = true, .cancel_requested = false};
 }
 
-Status JobRunner::Impl::WriteUploads(const JobSpec& spec) {
-  FileSystem& files = FileSystem::Real();
-  const std::filesystem::path folder = DirectoryOf(spec.id) / kUploads;
-  POINTSMAN_CHECK_OK(files.CreateDirectories(folder));
-  for (const auto& [name, bytes] : spec.uploads) {
-    POINTSMAN_TRY(const std::unique_ptr<WritableFile> file, files.Create(folder / name));
-    POINTSMAN_CHECK_OK(file->Append(std::as_bytes(std::span(bytes.data(), bytes.size()))));
-    POINTSMAN_CHECK_OK(file->Sync());
-    POINTSMAN_CHECK_OK(file->Close());
-  }
-  return files.SyncDirectory(folder);
-}
-
 void JobRunner::Impl::Loop() {
   while (!stopping) {
     StartWhatFits();
-    WaitForPorts();
+    WaitForNews();
     std::erase_if(running, [&](const std::unique_ptr<Running>& run) { return !Advance(*run); });
   }
   StopChildren();
@@ -292,6 +190,7 @@ void JobRunner::Impl::StartOne(JobRecord job) {
   ChildOptions child;
   child.executable = options.executable;
   child.arguments = job.arguments;
+  child.directory = files.DirectoryOf(job.id);
   child.environment = EnvironmentForJobs();
   child.address_space_bytes = options.memory_bytes;
   // Under the lock: nobody may cancel it between the look and the start. A start takes about a millisecond.
@@ -331,14 +230,14 @@ void JobRunner::Impl::StartOne(JobRecord job) {
 }
 
 // Until a child says something, time passes that matters to one, or Wake().
-void JobRunner::Impl::WaitForPorts() {
-  std::vector<pollfd> ports = {{.fd = wake_fd, .events = POLLIN, .revents = 0}};
+void JobRunner::Impl::WaitForNews() {
+  std::vector<pollfd> pipes = {{.fd = wake_fd, .events = POLLIN, .revents = 0}};
   for (const auto& run : running) {
-    ports.push_back({.fd = run->child.output(), .events = POLLIN, .revents = 0});  // -1 is left out
-    ports.push_back({.fd = run->child.messages(), .events = POLLIN, .revents = 0});
+    pipes.push_back({.fd = run->child.output(), .events = POLLIN, .revents = 0});  // -1 is left out
+    pipes.push_back({.fd = run->child.messages(), .events = POLLIN, .revents = 0});
   }
   const int timeout = running.empty() ? -1 : static_cast<int>(kTick.count());
-  if (poll(ports.data(), ports.size(), timeout) > 0 && (ports[0].revents & POLLIN) != 0) {
+  if (poll(pipes.data(), pipes.size(), timeout) > 0 && (pipes[0].revents & POLLIN) != 0) {
     uint64_t count = 0;
     (void)!read(wake_fd, &count, sizeof count);
   }
@@ -352,11 +251,11 @@ void JobRunner::Impl::Read(Running& run) {
     const ssize_t got = read(run.child.output(), buffer, sizeof buffer);
     if (got == 0) run.child.CloseOutput();
     if (got <= 0) break;
-    if (run.output.size() + static_cast<size_t>(got) > options.result_bytes) {
-      run.output_too_large = true;
-      run.output.clear();
+    if (run.end.output.size() + static_cast<size_t>(got) > options.result_bytes) {
+      run.end.output_too_large = true;
+      run.end.output.clear();
     }
-    if (!run.output_too_large) run.output.append(buffer, static_cast<size_t>(got));
+    if (!run.end.output_too_large) run.end.output.append(buffer, static_cast<size_t>(got));
   }
   bool progressed = false;
   for (int i = 0; i < kReadsATurn && run.child.messages() >= 0; ++i) {
@@ -399,7 +298,8 @@ void JobRunner::Impl::End(Running& run, int status) {
     job = jobs.at(run.id).record;
     cancelled = jobs.at(run.id).cancel_requested;
   }
-  const Outcome outcome = OutcomeOf(status, run, options);
+  run.end.status = status;
+  const Outcome outcome = OutcomeOf(run.end, run.messages, options.memory_bytes, options.result_bytes);
   const bool well = outcome.error.empty();
   job.progress = run.messages.progress();
   job.result = outcome.result;
@@ -436,7 +336,7 @@ void JobRunner::Impl::End(Running& run, int status) {
 void JobRunner::Impl::Settle(JobRecord job) {
   PersistOrSay(job);
   if (job.status != JobStatus::kFailed) {
-    const Status removed = FileSystem::Real().Remove(DirectoryOf(job.id) / kUploads);
+    const Status removed = files.RemoveUploads(job.id);
     if (!removed.ok()) Say(removed.error().message);
   }
   if (options.on_ended) options.on_ended(job);
@@ -466,7 +366,7 @@ void JobRunner::Impl::DropOldest() {
       if (ended <= options.kept) return;
       jobs.erase(oldest);
     }
-    if (const Status removed = FileSystem::Real().Remove(DirectoryOf(oldest)); !removed.ok()) {
+    if (const Status removed = files.Remove(oldest); !removed.ok()) {
       Say(removed.error().message);
     }
   }
@@ -475,7 +375,7 @@ void JobRunner::Impl::DropOldest() {
 void JobRunner::Impl::StopChildren() {
   for (const auto& run : running) TellToEnd(*run);
   while (!running.empty()) {
-    WaitForPorts();
+    WaitForNews();
     std::erase_if(running, [&](const std::unique_ptr<Running>& run) { return !Advance(*run); });
   }
   const std::lock_guard guard(mutex);
@@ -488,10 +388,13 @@ JobRunner::~JobRunner() { Stop(); }
 
 Result<std::unique_ptr<JobRunner>> JobRunner::Start(JobRunnerOptions options) {
   std::error_code error;
-  const std::filesystem::path directory = std::filesystem::absolute(options.directory, error);
-  if (error) return ErrnoError(options.directory, "find", error.value());
-  options.directory = directory;
-  auto impl = std::make_unique<Impl>(std::move(options));
+  for (std::filesystem::path* path : {&options.directory, &options.executable}) {  // children work elsewhere
+    const std::filesystem::path absolute = std::filesystem::absolute(*path, error);
+    if (error) return ErrnoError(*path, "find", error.value());
+    *path = absolute;
+  }
+  POINTSMAN_TRY(JobFiles files, JobFiles::Open(options.directory));
+  auto impl = std::make_unique<Impl>(std::move(options), std::move(files));
   POINTSMAN_CHECK_OK(impl->ReadAll());
   impl->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (impl->wake_fd < 0) return ErrnoError("an event descriptor", "make", errno);
@@ -514,8 +417,6 @@ std::string JobRunner::NewId() {
   std::random_device random;
   return fmt::format("job-{:08x}{:08x}", random(), random());
 }
-
-std::filesystem::path JobRunner::UploadsOf(const std::string& id) const { return impl_->DirectoryOf(id) / kUploads; }
 
 Result<JobRecord> JobRunner::Submit(JobSpec spec) {
   JobRecord job{.id = spec.id, .kind = spec.kind};
@@ -542,14 +443,14 @@ Result<JobRecord> JobRunner::Submit(JobSpec spec) {
     job.sequence = impl_->next_sequence++;
     impl_->jobs[job.id] = {.record = job, .ready = false, .cancel_requested = false};  // holds its place
   }
-  Status written = impl_->WriteUploads(spec);
-  if (written.ok()) written = impl_->Persist(job);
+  Status written = impl_->files.WriteUploads(spec.id, spec.uploads);
+  if (written.ok()) written = impl_->files.Write(job);
   if (!written.ok()) {
     {
       const std::lock_guard guard(impl_->mutex);
       impl_->jobs.erase(job.id);
     }
-    const Status removed = FileSystem::Real().Remove(impl_->DirectoryOf(job.id));
+    const Status removed = impl_->files.Remove(job.id);
     if (!removed.ok()) impl_->Say(removed.error().message);
     return written.error();
   }
@@ -612,13 +513,13 @@ Result<JobRecord> JobRunner::Cancel(const std::string& id) {
     if (forgotten) impl_->jobs.erase(found);
     impl_->Notify(id);
   }
-  FileSystem& files = FileSystem::Real();
+  const JobFiles& files = impl_->files;
   if (forgotten) {
-    POINTSMAN_CHECK_OK(files.Remove(impl_->DirectoryOf(id)));
+    POINTSMAN_CHECK_OK(files.Remove(id));
     return job;
   }
-  POINTSMAN_CHECK_OK(impl_->Persist(job));
-  POINTSMAN_CHECK_OK(files.Remove(impl_->DirectoryOf(id) / kUploads));
+  POINTSMAN_CHECK_OK(files.Write(job));
+  POINTSMAN_CHECK_OK(files.RemoveUploads(id));
   if (impl_->options.on_ended) impl_->options.on_ended(job);
   impl_->DropOldest();
   return job;

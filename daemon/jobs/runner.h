@@ -19,10 +19,10 @@
 #include <map>
 #include <memory>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "daemon/jobs/job.h"
+#include "daemon/jobs/job_files.h"
 #include "memory/result.h"
 
 namespace pointsman {
@@ -33,7 +33,7 @@ struct JobSpec {
   std::vector<std::string> arguments = {};
   bool only_one = false;                                 // refused while a job that has not ended has the same target
   std::string memory = {}, target = {}, principal = {};  // as in JobRecord
-  std::vector<std::pair<std::string, std::string>> uploads = {};  // plain file name, bytes
+  JobFiles::Uploads uploads = {};
 };
 
 struct JobRunnerOptions {
@@ -61,8 +61,9 @@ class JobRunner {
   ~JobRunner();  // Stop()
 
   static std::string NewId();
-  // Where the uploads of the job of this id will be, for its arguments. Absolute.
-  std::filesystem::path UploadsOf(const std::string& id) const;
+  // Where a job's uploads are, for its arguments: its working directory is its own. Relative, so that what is made of
+  // them says nothing about where the server keeps its files.
+  static constexpr const char* kUploads = JobFiles::kUploads;
 
   // Queued and on disk when it returns. Errors: kBusy (the queue is full, or the runner stops: ask again later),
   // kInvalidArgument (only_one, and there is another), kNoSpace, kIo.

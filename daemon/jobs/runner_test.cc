@@ -95,12 +95,11 @@ TEST_F(Jobs, AJobRunsTellsItsProgressAndLeavesItsResult) {
   options_.on_ended = [&](const JobRecord&) { ++ended; };
   Start();
   JobSpec spec = Script("");
-  const std::filesystem::path uploads = runner_->UploadsOf(spec.id), go = folder_ / "go";
-  spec.arguments[1] = R"(echo '{"stage":"capture","done":5,"total":10,"rows_per_s":2.5,"eta_s":2.0}' >&2
-      while [ ! -e )" +
-                      go.string() + R"( ]; do sleep 0.02; done
-      printf '{"text": "%s"}' "$(cat )" +
-                      uploads.string() + R"sh(/000001.txt)")sh";
+  const std::filesystem::path uploads = options_.directory / spec.id / JobRunner::kUploads, go = folder_ / "go";
+  spec.arguments[1] = "while [ ! -e " + go.string() + " ]; do sleep 0.02; done; " +
+                      R"sh(printf '{"text": "%s"}' "$(cat uploads/000001.txt)")sh";
+  spec.arguments[1].insert(0,
+                           R"sh(echo '{"stage":"capture","done":5,"total":10,"rows_per_s":2.5,"eta_s":2.0}' >&2; )sh");
   spec.uploads = {{"000001.txt", "what came along"}};
   const uint64_t watch = runner_->Watch(spec.id, [&] { ++changes; });
   const std::string id = spec.id;
