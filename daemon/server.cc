@@ -220,6 +220,7 @@ PathRouter Daemon::Impl::Routes() {
   AddSessionRoutes(all, *context);
   AddMemoryRoutes(all, *context);
   AddRouteRoutes(all, *context);
+  AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);
   for (Route route : all.routes()) {
     if (route.access != Access::kPublic) {
