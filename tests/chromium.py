@@ -88,12 +88,16 @@ class Chromium:
         raise AssertionError(f"never true: {expression}")
 
     def press(self, key, modifiers=0):
-        """One key, as the keyboard sends it: "Tab", "Enter", "ArrowRight", "Escape" or a character. Modifiers: 8 is Shift."""
+        """One key that is no letter, as the keyboard sends it. Modifiers: 8 is Shift."""
         codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}
-        text = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
-        event = {"key": key, "windowsVirtualKeyCode": codes.get(key, ord(key[0])), "modifiers": modifiers}
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        event = {"key": key, "windowsVirtualKeyCode": codes[key], "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
         self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, text):
+        """Writes into what has the focus."""
+        self.call("Input.insertText", text=text)
 
     def screenshot(self, path):
         """The whole page as PNG."""

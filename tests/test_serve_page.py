@@ -376,8 +376,7 @@ def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_tab(browser, points
         browser.evaluate("document.querySelector('#api-key').value = 'pm-wrong'; document.querySelector('dialog button.primary').click()")
         browser.wait_until("!!document.querySelector('dialog[open] input[type=password]') && document.querySelector('#api-key').value === ''")
         browser.evaluate("document.querySelector('#api-key').focus()")
-        for character in reader:
-            browser.press(character)
+        browser.type(reader)
         browser.press("Enter")
         browser.wait_until("document.querySelectorAll('#view-health .tiles dd').length > 0")
         assert browser.evaluate("sessionStorage.getItem('pointsman-key')") == reader

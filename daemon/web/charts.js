@@ -17,7 +17,7 @@ function roundUp(value) {
 // smallest one. A line is [[time, value or null], ...], in the order of `series`.
 export function lineChart({ title, series, format, most, least }) {
   const id = uniqueId('chart');
-  const readings = series.map(() => el('output', { class: 'reading' }));
+  const readings = series.map(() => el('span', { class: 'reading' }));
   const when = el('span', { class: 'soft when' });
   const description = svg('desc', { id: `${id}-desc` });
   const plot = svg('g');

@@ -26,7 +26,7 @@ function neighbourTable(answer) {
 export function createDocuments(id, path) {
   const problem = el('div');
   const box = el('div');
-  const found = el('div', { 'aria-live': 'polite' });
+  const found = el('div');
   const more = el('button', { type: 'button', hidden: true, click: () => load(true) }, 'More documents');
   const tag = el('input', { type: 'search', autocomplete: 'off', change: () => load(false) });
   const query = el('input', { type: 'search', autocomplete: 'off', required: true });
@@ -48,6 +48,7 @@ export function createDocuments(id, path) {
     swap(found, el('p', { class: 'soft' }, 'Searching\u2026'));
     try {
       const answer = await api.post(`${path}/search`, { text: query.value, k: 8 });
+      announce(`${plural(answer.neighbours.length, 'row')} found.`);
       swap(found, answer.neighbours.length ? neighbourTable(answer) : el('p', { class: 'empty' }, 'No row is near this text.'));
     } catch (error) {
       swap(found, notice(error.unavailable ? 'Not available on this server.' : error.message, error.unavailable ? '' : 'bad'));

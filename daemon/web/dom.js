@@ -85,6 +85,12 @@ export function notice(text, kind = '') {
   return el('p', { class: `notice ${kind}`, role: kind === 'bad' ? 'alert' : null }, text);
 }
 
+// What is wrong, or '' for nothing. Said again only when it changes: a notice is read aloud.
+export function tell(container, text, kind = 'bad') {
+  if (container.textContent === text) return;
+  container.replaceChildren(...(text ? [notice(text, kind)] : []));
+}
+
 // Says it to screen readers without moving anything.
 export function announce(text) {
   document.getElementById('announcements').textContent = text;

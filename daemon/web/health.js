@@ -2,7 +2,7 @@
 import * as api from './api.js';
 import { lineChart } from './charts.js';
 import { confirm } from './dialogs.js';
-import { announce, el, facts, field, notice, onChange, swap, switchButton, table } from './dom.js';
+import { announce, el, facts, field, onChange, swap, switchButton, table, tell } from './dom.js';
 import { bytes, number, rate, seconds, share } from './format.js';
 import { quantile, sum, values } from './metrics.js';
 
@@ -26,6 +26,7 @@ const SWITCHES = {
 
 export function createHealth(root, history) {
   const problem = el('div');
+  const refused = el('div');
   const tiles = el('div', { class: 'tiles-box' });
   const switches = el('div', { class: 'switches' });
   const routes = el('div');
@@ -39,7 +40,7 @@ export function createHealth(root, history) {
     hits: lineChart({ title: 'Memory hit rate', series: ['gate open', 'mean confidence'], format: share, most: 1 }),
   };
   root.append(problem, tiles,
-    el('h3', {}, 'Switches of the whole server'), switches,
+    el('h3', {}, 'Switches of the whole server'), refused, switches,
     el('div', { class: 'heading' }, el('h3', {}, 'Over time'), el('div', { class: 'controls' }, field('Window', range), field('Latency of', route))),
     el('p', { class: 'soft' }, 'Since this page was opened: the server counts, the page takes a sample every 5 seconds.'),
     el('div', { class: 'plots' }, Object.values(charts).map((chart) => chart.node)),
@@ -61,10 +62,10 @@ export function createHealth(root, history) {
       const index = Object.keys(SWITCHES).indexOf(name);
       switches.querySelectorAll('[role=switch]')[index]?.setAttribute('aria-checked', String(routing[name]));
       announce(`${action}: done.`);
-      problem.replaceChildren();
+      tell(refused, '');
       drawSwitches(routing);
     } catch (error) {
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(refused, error.message);
     }
   }
 
@@ -73,7 +74,7 @@ export function createHealth(root, history) {
       drawSwitches(await api.get('/v1/routing'));
     } catch (error) {
       drawSwitches.forget();
-      switches.replaceChildren(notice(error.unavailable ? 'Not available on this server.' : error.message));
+      tell(switches, error.unavailable ? 'Not available on this server.' : error.message, '');
     }
   }
 
@@ -161,10 +162,10 @@ export function createHealth(root, history) {
     refresh(status) {
       if (root.hidden) return;
       if (status === 'unreachable') {
-        problem.replaceChildren(notice('The server cannot be reached. This page asks again every 5 seconds.', 'bad'));
+        tell(problem, 'The server cannot be reached. This page asks again every 5 seconds.');
         return;
       }
-      problem.replaceChildren();
+      tell(problem, '');
       askSwitches();
       drawTiles(status);
       offerRoutes(values(history.latest.families, `${DURATION}_count`, 'route').filter((name) => name.startsWith('/')).sort());
@@ -172,7 +173,7 @@ export function createHealth(root, history) {
       drawRoutes(routeRows(history.latest.families));
     },
     fail(error) {
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(problem, error.message);
     },
   };
 }

@@ -1,18 +1,20 @@
 // Jobs: builds, evaluations and additions of documents, with the progress of those that run.
 import * as api from './api.js';
 import { confirm } from './dialogs.js';
-import { announce, badge, el, facts, notice, onChange, swap } from './dom.js';
+import { announce, badge, el, facts, notice, onChange, swap, tell } from './dom.js';
 import { dateTime, number, rate, seconds } from './format.js';
 
 const REFRESH_S = 5;
+const FOLLOWED = 2;  // streams at once: a browser opens six connections to a server, and the others are needed too
 const KINDS = { build: 'Build', eval: 'Evaluation', documents: 'Documents' };
 const BADGES = { succeeded: 'adopt', failed: 'reject', cancelled: 'inconclusive', running: 'accent', queued: '' };
 const alive = (job) => job.status === 'queued' || job.status === 'running';
 
 export function createJobs(root) {
   const problem = el('div');
+  const refused = el('div');
   const box = el('div');
-  root.append(problem, box);
+  root.append(problem, refused, box);
   const followed = new Map();  // id -> AbortController of its stream
   const bars = new Map();      // id -> {bar, words}
   const statuses = new Map();
@@ -34,14 +36,17 @@ export function createJobs(root) {
   }
 
   async function follow(job) {
-    if (followed.has(job.id)) return;
+    if (followed.has(job.id) || followed.size >= FOLLOWED) return;
     const abort = new AbortController();
     followed.set(job.id, abort);
     try {
       await api.stream(`/v1/jobs/${api.segment(job.id)}/events`, { signal: abort.signal }, (event) => {
         if (event.object !== 'job') showProgress(job.id, event);
       });
-      if (!abort.signal.aborted) await refresh();
+      if (!abort.signal.aborted) {
+        clearTimeout(timer);
+        timer = setTimeout(refresh, 500);  // its end; not at once, should a stream be empty
+      }
     } catch (error) {
       // Without its events a job is shown by the list, which is asked for every few seconds anyway.
     } finally {
@@ -56,10 +61,10 @@ export function createJobs(root) {
     if (!sure) return;
     try {
       await api.remove(`/v1/jobs/${api.segment(job.id)}`);
-      problem.replaceChildren();
+      tell(refused, '');
       await refresh();
     } catch (error) {
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(refused, error.message);
     }
   }
 
@@ -112,14 +117,14 @@ export function createJobs(root) {
         if (!followed.has(job.id)) showProgress(job.id, job.progress);
         if (job.status === 'running' && !root.hidden) follow(job);
       }
-      problem.replaceChildren();
+      tell(problem, '');
     } catch (error) {
       if (error.unavailable) {
         draw.forget();
         swap(box, el('p', { class: 'empty' }, 'Jobs are not available on this server.'));
         return;
       }
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(problem, error.message);
     }
     clearTimeout(timer);
     if (!root.hidden) timer = setTimeout(refresh, 1000 * REFRESH_S);

@@ -2,7 +2,7 @@
 import * as api from './api.js';
 import { confirm } from './dialogs.js';
 import { createDocuments } from './documents.js';
-import { announce, badge, el, facts, notice, onChange, swap, switchButton, table } from './dom.js';
+import { announce, badge, el, facts, notice, onChange, swap, switchButton, table, tell } from './dom.js';
 import { bytes, interval, number, plural, share, signed } from './format.js';
 import { createSnapshots } from './snapshots.js';
 
@@ -135,7 +135,7 @@ export function createMemories(root) {
       }
     } catch (error) {
       draw.forget();
-      swap(box, notice(error.message, 'bad'));
+      tell(box, error.message);
     }
     clearTimeout(timer);
     if (!root.hidden) timer = setTimeout(refresh, 1000 * REFRESH_S);
@@ -159,7 +159,7 @@ export function createMemories(root) {
         await refresh();
         return answer;
       } catch (error) {
-        problem.replaceChildren(notice(error.unavailable ? 'Not available on this server.' : error.message, 'bad'));
+        problem.replaceChildren(error.unavailable ? notice('Not available on this server.') : notice(error.message, 'bad'));
         return null;
       }
     }

@@ -1,7 +1,7 @@
 // Sessions: what online rerouting learned for the holder of the key, and what it did to the loss.
 import * as api from './api.js';
 import { confirm } from './dialogs.js';
-import { announce, badge, el, facts, notice, onChange, swap, table } from './dom.js';
+import { announce, badge, el, facts, onChange, swap, table, tell } from './dom.js';
 import { dateTime, number, plural, signed } from './format.js';
 
 const REFRESH_S = 5;
@@ -29,8 +29,9 @@ function eventTable(session) {
 
 export function createSessions(root) {
   const problem = el('div');
+  const refused = el('div');
   const box = el('div');
-  root.append(el('p', { class: 'soft' }, 'Of the key that this page uses: a session is its key\u2019s own.'), problem, box);
+  root.append(el('p', { class: 'soft' }, 'Of the key that this page uses: a session is its key\u2019s own.'), problem, refused, box);
   let timer = 0;
 
   async function drop(session) {
@@ -38,10 +39,10 @@ export function createSessions(root) {
     try {
       await api.remove(`/v1/sessions/${api.segment(session.id)}`);
       announce('The session is deleted.');
-      problem.replaceChildren();
+      tell(refused, '');
       await refresh();
     } catch (error) {
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(refused, error.message);
     }
   }
 
@@ -76,9 +77,9 @@ export function createSessions(root) {
     try {
       const { data } = await api.get('/v1/sessions');
       draw(data.sort((a, b) => b.last_used - a.last_used));
-      problem.replaceChildren();
+      tell(problem, '');
     } catch (error) {
-      problem.replaceChildren(notice(error.message, 'bad'));
+      tell(problem, error.message);
     }
     clearTimeout(timer);
     if (!root.hidden) timer = setTimeout(refresh, 1000 * REFRESH_S);
