@@ -18,7 +18,7 @@ function neighbourTable(answer) {
     table('Nearest rows, best first. The marked token is the one whose expert choice is remembered.', [
       { title: 'Document', cell: (n) => `${n.document}:${n.position}` },
       { title: 'Similarity', number: true, cell: (n) => similarity(n.similarity) },
-      { title: 'Text', cell: (n) => (n.text ? el('span', { class: 'excerpt' }, n.text_before, el('mark', {}, n.text), n.text_after) : el('span', { class: 'soft' }, 'built without text')) },
+      { title: 'Text', wide: true, cell: (n) => (n.text ? el('span', { class: 'excerpt' }, n.text_before, el('mark', {}, n.text), n.text_after) : el('span', { class: 'soft' }, 'built without text')) },
     ], answer.neighbours),
   ];
 }

@@ -54,13 +54,13 @@ export function onChange(draw) {
 }
 
 // A table that becomes a list of cards on a phone (style.css). The roles keep it a table for screen readers there.
-// columns: [{title, cell: (row) => text or node, number: bool}]; the first column names the row. `kind`: 'narrow' for one
-// that fits a phone as it is.
+// columns: [{title, cell: (row) => text or node, number: bool, wide: bool}]; the first column names the row, a wide one has
+// its own lines on a card. `kind`: 'narrow' for a table that fits a phone as it is.
 export function table(caption, columns, rows, kind = '') {
   const head = columns.map((column) =>
     el('th', { scope: 'col', role: 'columnheader', class: column.number ? 'number' : null }, column.title));
   const body = rows.map((row) => el('tr', { role: 'row' }, columns.map((column, index) => {
-    const properties = { 'data-label': column.title, class: column.number ? 'number' : null };
+    const properties = { 'data-label': column.title, class: column.number ? 'number' : column.wide ? 'wide' : null };
     return index === 0
       ? el('th', { ...properties, scope: 'row', role: 'rowheader' }, column.cell(row))
       : el('td', { ...properties, role: 'cell' }, column.cell(row));

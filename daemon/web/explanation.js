@@ -26,7 +26,7 @@ function neighbourRows(layer) {
   const columns = [
     { title: 'Document', cell: (n) => `${n.document}:${n.position}` },
     { title: 'Similarity', number: true, cell: (n) => number(n.similarity, 3) },
-    { title: 'Text around it', cell: (n) => (n.excerpt ? el('code', { class: 'excerpt' }, n.excerpt) : el('span', { class: 'soft' }, 'kept without text')) },
+    { title: 'Text around it', wide: true, cell: (n) => (n.excerpt ? el('code', { class: 'excerpt' }, n.excerpt) : el('span', { class: 'soft' }, 'kept without text')) },
   ];
   const rest = layer.neighbours.slice(NEIGHBOURS);
   return [
