@@ -14,11 +14,11 @@ function similarity(value) {
 // The places of a memory that are nearest, best first.
 function neighbourTable(answer) {
   return [
-    el('p', { class: 'soft' }, `Layer ${answer.layer}; confidence ${number(answer.confidence, 2)}, context gate ${number(answer.gate, 2)}.`),
-    table('Nearest rows, best first. The marked token is the one whose expert choice is remembered.', [
-      { title: 'Document', cell: (n) => `${n.document}:${n.position}` },
+    el('p', { class: 'soft' }, `Layer ${answer.layer}; confidence ${number(answer.confidence, 2)}, context gate ${number(answer.gate ?? NaN, 2)}.`),
+    table('Nearest rows, best first; the bar in a text stands after the token that the row learned to predict.', [
+      { title: 'Document', cell: (n) => (n.document === null ? 'not kept' : `${n.document}:${n.position}`) },
       { title: 'Similarity', number: true, cell: (n) => similarity(n.similarity) },
-      { title: 'Text', wide: true, cell: (n) => (n.text ? el('span', { class: 'excerpt' }, n.text_before, el('mark', {}, n.text), n.text_after) : el('span', { class: 'soft' }, 'built without text')) },
+      { title: 'Text', wide: true, cell: (n) => (n.excerpt ? el('span', { class: 'excerpt' }, n.excerpt) : el('span', { class: 'soft' }, 'built without text')) },
     ], answer.neighbours),
   ];
 }

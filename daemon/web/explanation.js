@@ -30,7 +30,7 @@ function neighbourRows(layer) {
   ];
   const rest = layer.neighbours.slice(NEIGHBOURS);
   return [
-    table('Neighbours, nearest first; the bar in a text stands after the remembered token.', columns, layer.neighbours.slice(0, NEIGHBOURS)),
+    table('Neighbours, nearest first; the bar in a text stands after the token that the row learned to predict.', columns, layer.neighbours.slice(0, NEIGHBOURS)),
     rest.length ? el('details', {}, el('summary', {}, `${rest.length} more`), table('Further neighbours', columns, rest)) : null,
   ];
 }

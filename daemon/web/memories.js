@@ -22,8 +22,8 @@ const SWITCHES = {
 };
 
 function verdictBadges({ verdict, stale }) {
-  const word = verdict || 'not evaluated';
-  return el('span', { class: 'badges' }, badge(word, verdict), stale ? badge('stale', 'stale') : null);
+  const word = verdict === 'absent' || !verdict ? 'not evaluated' : verdict;
+  return el('span', { class: 'badges' }, badge(word, word === verdict ? verdict : ''), stale ? badge('stale', 'stale') : null);
 }
 
 function stateBadges(memory) {
@@ -36,7 +36,7 @@ function measured(value, ends) {
   return el('span', { class: 'measured' }, signed(value), ' ', el('span', { class: 'soft' }, interval(ends)));
 }
 
-const hasVerdict = (memory) => Boolean(memory.verdict.verdict) && memory.verdict.verdict !== 'none';
+const hasVerdict = (memory) => Boolean(memory.verdict.verdict) && memory.verdict.verdict !== 'absent';
 
 function list(memories, chosen) {
   if (memories.length === 0) {
@@ -80,7 +80,8 @@ function overview(memory) {
 function drift(answer) {
   const line = (name, key) => ({ name, live: answer.live?.[key], expected: answer.calibration?.[key] });
   return [
-    answer.alarm ? notice(answer.reason ?? 'What the memory meets is not what it was calibrated on.', 'warn') : el('p', {}, badge('no drift', 'adopt')),
+    answer.alarm ? notice(answer.reason ?? 'What the memory meets is not what it was calibrated on.', 'warn')
+      : answer.reason ? el('p', { class: 'soft' }, answer.reason) : el('p', {}, badge('no drift', 'adopt')),
     table(`Over the last ${plural(answer.window_tokens, 'token')} against the calibration.`, [
       { title: 'Measure', cell: (row) => row.name },
       { title: 'Live', number: true, cell: (row) => number(row.live, 3) },
@@ -112,13 +113,25 @@ export function createMemories(root) {
 
   const draw = onChange(([memories, id]) => swap(box, list(memories, id)));
 
-  async function ask(path, into, make) {
-    try {
-      const answer = await api.get(path);
-      swap(into, make(answer));
-    } catch (error) {
-      swap(into, error.unavailable ? el('p', { class: 'soft' }, 'Not available on this server.') : notice(error.message, 'bad'));
-    }
+  // A part of a memory's page that the server may not have: asked again with the memory, unless it is not there.
+  function createPart(path, make) {
+    const node = el('div');
+    let there = true;
+    const drawPart = onChange((answer) => swap(node, make(answer)));
+    return {
+      node,
+      async update() {
+        if (!there) return;
+        try {
+          drawPart(await api.get(path));
+        } catch (error) {
+          there = !error.unavailable;
+          drawPart.forget();
+          if (there) tell(node, error.message);
+          else swap(node, el('p', { class: 'soft' }, 'Not available on this server.'));
+        }
+      },
+    };
   }
 
   async function refresh() {
@@ -148,8 +161,8 @@ export function createMemories(root) {
     const problem = el('div');
     const facts_ = el('div');
     const switches = el('div', { class: 'switches' });
-    const driftBox = el('div');
-    const diagnosisBox = el('div');
+    const driftPart = createPart(`${path}/drift`, drift);
+    const diagnosisPart = createPart(`${path}/diagnosis`, diagnosis);
 
     async function act(doing, done) {
       try {
@@ -191,17 +204,17 @@ export function createMemories(root) {
       el('div', { class: 'heading' }, el('h3', { id: title, tabindex: '-1' }, id), el('p', { class: 'actions' }, reload, evaluate)),
       problem, facts_, switches,
       el('div', { class: 'columns' },
-        el('section', {}, el('h4', {}, 'Drift'), driftBox),
-        el('section', {}, el('h4', {}, 'Diagnosis'), diagnosisBox)),
+        el('section', {}, el('h4', {}, 'Drift'), driftPart.node),
+        el('section', {}, el('h4', {}, 'Diagnosis'), diagnosisPart.node)),
       documents.node, snapshots.node);
-    ask(`${path}/drift`, driftBox, drift);
-    ask(`${path}/diagnosis`, diagnosisBox, diagnosis);
     return {
       id,
       node,
       update(memory) {
         drawFacts(memory);
         for (const [name, button] of buttons) button.setAttribute('aria-checked', String(memory[name]));
+        driftPart.update();
+        diagnosisPart.update();
         documents.update(memory.generation);
         snapshots.update(memory.generation);
       },
