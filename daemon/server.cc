@@ -16,6 +16,7 @@
 
 #include "daemon/api/context.h"
 #include "daemon/api/texts.h"
+#include "daemon/api/web.h"
 #include "daemon/keys.h"
 
 namespace pointsman {

@@ -47,7 +47,6 @@ void AddCompletionRoutes(PathRouter& router, ApiContext& context);
 void AddSessionRoutes(PathRouter& router, ApiContext& context);
 void AddMemoryRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
-void AddWebRoutes(PathRouter& router);  // the dashboard's files
 
 int64_t NowUnixSeconds();
 

@@ -4,7 +4,8 @@
 #include <string>
 #include <string_view>
 
-#include "daemon/api/context.h"
+#include "daemon/api_error.h"
+#include "daemon/web/web_files.h"
 #include "daemon/web/web_files.h"
 
 namespace pointsman {
