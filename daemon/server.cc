@@ -220,6 +220,9 @@ PathRouter Daemon::Impl::Routes() {
   AddCompletionRoutes(all, *context);
   AddSessionRoutes(all, *context);
   AddMemoryRoutes(all, *context);
+  AddDocumentRoutes(all, *context);
+  AddSearchRoutes(all, *context);
+  AddDiagnosisRoutes(all, *context);
   AddRouteRoutes(all, *context);
   AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);

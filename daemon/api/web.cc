@@ -1,11 +1,12 @@
 // GET / and /web/{file}: the dashboard. Its files hold no data, so nobody needs a key for them; what the page shows it
 // asks the API for, with the key of whoever looks at it.
+#include "daemon/api/web.h"
+
 #include <algorithm>
 #include <string>
 #include <string_view>
 
 #include "daemon/api_error.h"
-#include "daemon/web/web_files.h"
 #include "daemon/web/web_files.h"
 
 namespace pointsman {
