@@ -15,7 +15,7 @@ namespace {
 using nlohmann::ordered_json;
 using namespace pointsman;
 
-ordered_json Answer(const ordered_json& given, const Tokenizer* tokenizer) {
+ordered_json Answer(const ordered_json& given, const char* tokenizer) {
   const auto special = given.value("special_tokens", ordered_json::object()).get<ChatTemplate::SpecialTokens>();
   const auto read = ChatTemplate::Parse(given["template"].get<std::string>(), "template", special);
   if (!read.ok()) return {{"error", read.error().message}, {"when", "read"}};
@@ -32,7 +32,9 @@ ordered_json Answer(const ordered_json& given, const Tokenizer* tokenizer) {
   for (const ByteRange& range : rendered.value().plain) plain.push_back({range.begin, range.end});
   ordered_json answer = {{"text", rendered.value().text}, {"plain", plain}};
   if (tokenizer) {
-    answer["ids"] = tokenizer->Encode(rendered.value(), tokenizer->ControlTokens(read.value().source()));
+    const auto encoder = MarkedEncoder::Load(tokenizer, read.value().source());
+    if (!encoder.ok()) return {{"error", encoder.error().message}, {"when", "loaded"}};
+    answer["ids"] = encoder.value()->Encode(rendered.value());
   }
   return answer;
 }
@@ -40,15 +42,9 @@ ordered_json Answer(const ordered_json& given, const Tokenizer* tokenizer) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::unique_ptr<const Tokenizer> tokenizer;
-  if (argc > 1) {
-    auto loaded = Tokenizer::Load(argv[1]);
-    if (!loaded.ok()) return std::cerr << loaded.error().message << "\n", 1;
-    tokenizer = std::move(loaded).value();
-  }
   std::ios::sync_with_stdio(false);
   for (std::string line; std::getline(std::cin, line);) {
-    std::cout << Answer(ordered_json::parse(line), tokenizer.get()).dump() << std::endl;
+    std::cout << Answer(ordered_json::parse(line), argc > 1 ? argv[1] : nullptr).dump() << std::endl;
   }
   return 0;
 }

@@ -496,7 +496,10 @@ PREFIX = "{% set ns = namespace(v='n') %}{% set x = 'ab' %}{% set y = [1, 'a'] %
 CONTENTS = st.text(st.sampled_from("ab <|>\n'\"é👍1{%"), max_size=8)
 MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "system"]), "content": CONTENTS}), min_size=1, max_size=3)
 # Errors that say which documented border of the subset was met (models/chat_template/README.md).
-BORDERS = ("subset", "add | list", "have no text", "has no text", "not compared", "more than 100000", "without a call")
+BORDERS = ("subset", "add | list", "have no text", "has no text", "not compared", "more than 100000", "without a call",
+           "has no slices",  # Jinja makes slices of constants undefined
+           "is not iterable", "needs a dict",  # Jinja's generators notice when they are walked
+           "expression expected")  # names such as `not` in the place of a variable
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=EXAMPLES == 400)

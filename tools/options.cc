@@ -206,6 +206,9 @@ constexpr std::array kOptions = {
     Choice("read-only read-write admin",
            Option("access", kChoice, "keys-new", "LEVEL", "read-only", "what the key may do")),
     Option("memories", kNames, "keys-new", "IDS", "", "the key sees these memories only; none = all"),
+    Option("chat-template", kText, "serve", "FILE", "",
+           "renders chats in place of the model's own template; `default` = plain text, `User: ` and `Assistant: `. none "
+           "= the model's own, or the default where it has none"),
     Option("shadow", kFlag, "serve", "", "", "compute and count everything, change nothing"),
     Option("follow", kFlag, "serve", "", "",
            "put a memory's new generation in place when another process publishes it"),

@@ -23,6 +23,7 @@ class thread_pool;
 namespace pointsman {
 
 class DocumentTextCache;
+struct ChatFormat;
 
 struct ApiContext {
   const DaemonOptions& options;
@@ -36,6 +37,7 @@ struct ApiContext {
   MetricRegistry& metrics;
   boost::asio::thread_pool& compute;  // searches, routes, files: what must not hold a network thread
   DocumentTextCache& texts;
+  const ChatFormat& chat;  // how messages become the model's text
   std::atomic<bool> shadow{false}, disabled{false};  // global switches
   std::atomic<bool> ready{false}, draining{false};
 };

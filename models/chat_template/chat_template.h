@@ -14,7 +14,7 @@
 #include <string_view>
 
 #include "memory/result.h"
-#include "models/tokenizer/tokenizer.h"
+#include "models/tokenizer/marked_encoder.h"
 
 namespace pointsman {
 

@@ -227,6 +227,7 @@ Value Arithmetic(Budget& budget, std::string_view op, const Value& left, const V
     items.insert(items.end(), b->items.begin(), b->items.end());
     return MakeList(budget, std::move(items), a->kind);
   }
+  if (op == "%" && left.AsText()) Fail("formatting a string with % is not in the subset");
   Fail(fmt::format("{} {} {} is not possible", TypeName(left), op, TypeName(right)));
 }
 
