@@ -519,3 +519,16 @@ def test_drift_is_told_from_live_text(pointsman, model, built_memory, off_domain
         assert "shadow" in [f["what"] for f in running.ok("GET", "/v1/memories/headers/diagnosis")["findings"]]
     finally:
         running.stop()
+
+
+def test_keys_are_listed_and_revoked(pointsman, tmp_path):
+    keys = tmp_path / "keys"
+    made = pointsman.json("keys", "new", "--keys", keys, "--name", "alice", "--memories", "a,b", schema="keys_new")
+    pointsman.json("keys", "new", "--keys", keys, "--name", "bob", "--access", "admin", schema="keys_new")
+    listed = pointsman.json("keys", "list", "--keys", keys, schema="keys_list")["keys"]
+    assert [(k["name"], k["access"], k["memories"]) for k in listed] == [("alice", "read-only", ["a", "b"]), ("bob", "admin", None)]
+    assert made["key"] not in keys.read_text()
+    revoked = pointsman.json("keys", "revoke", "--keys", keys, "--key", listed[0]["id"], schema="keys_revoke")["revoked"]
+    assert [k["name"] for k in revoked] == ["alice"]
+    fails(pointsman("keys", "revoke", "--keys", keys, "--key", "bob"), 2, "add another first")
+    fails(pointsman("keys", "revoke", "--keys", keys, "--key", "carol"), 1, "carol", "keys list")

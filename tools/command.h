@@ -45,6 +45,8 @@ Result<Output> RunBenchBuild(const Settings& settings);
 Result<Output> RunBenchDaemon(const Settings& settings);
 Result<Output> RunServe(const Settings& settings);
 Result<Output> RunKeysNew(const Settings& settings);
+Result<Output> RunKeysList(const Settings& settings);
+Result<Output> RunKeysRevoke(const Settings& settings);
 Result<Output> RunConfig(const Settings& settings);
 
 }  // namespace pointsman

@@ -49,12 +49,14 @@ constexpr OptionSpec Positional(OptionSpec option) {
 constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
 
 constexpr std::array kOptions = {
-    Positional(Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
+    Positional(
+        Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
 
-    Required(Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Required(
+        Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
     Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
     Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",
            "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
@@ -202,13 +204,16 @@ constexpr std::array kOptions = {
         "API keys (pointsman keys new); read again when the file changes. none = everybody on the loopback address is "
         "the administrator"),
     Required(Option("keys", kPath, "keys-new", "FILE", "", "the key file, made if it is not there")),
+    Required(Option("keys", kPath, "keys-list keys-revoke", "FILE", "", "the key file")),
+    Required(Option("key", kText, "keys-revoke", "NAME", "", "a holder's name: all keys of it; or one key's id")),
     Required(Option("name", kText, "keys-new", "NAME", "", "who holds the key: in logs, and owner of sessions")),
     Choice("read-only read-write admin",
            Option("access", kChoice, "keys-new", "LEVEL", "read-only", "what the key may do")),
     Option("memories", kNames, "keys-new", "IDS", "", "the key sees these memories only; none = all"),
-    Option("chat-template", kText, "serve", "FILE", "",
-           "renders chats in place of the model's own template; `default` = plain text, `User: ` and `Assistant: `. none "
-           "= the model's own, or the default where it has none"),
+    Option(
+        "chat-template", kText, "serve", "FILE", "",
+        "renders chats in place of the model's own template; `default` = plain text, `User: ` and `Assistant: `. none "
+        "= the model's own, or the default where it has none"),
     Option("shadow", kFlag, "serve", "", "", "compute and count everything, change nothing"),
     Option("follow", kFlag, "serve", "", "",
            "put a memory's new generation in place when another process publishes it"),
@@ -301,7 +306,8 @@ constexpr std::array kOptions = {
     Within(1, 1e6, Option("max-tokens", kInteger, "bench-daemon", "N", "128", "new tokens of a completion")),
     Within(0.1, 3600, Option("seconds", kReal, "bench-daemon", "S", "5", "of each measurement")),
     Within(1, 1000, Option("rounds", kInteger, "bench-daemon", "N", "3", "both sides in turn; medians are printed")),
-    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
+    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python",
+           "runs the rivals; tools/setup bench makes it"),
     Option("scripts", kPath, "bench-build bench-daemon", "DIR", "tools/bench", "where the rivals are"),
     Within(1, 4096, Option("threads", kInteger, "bench-route bench-build", "N", "1", "threads, of every side")),
     Within(0, 4096,
