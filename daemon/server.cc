@@ -19,6 +19,7 @@
 #include "daemon/api/texts.h"
 #include "daemon/api/web.h"
 #include "daemon/keys.h"
+#include "daemon/service_notify.h"
 
 namespace pointsman {
 namespace {
@@ -300,6 +301,7 @@ Status Daemon::Impl::Listen() {
   AddEngineMetrics();
   POINTSMAN_TRY(server, HttpServer::Start(options.http, Routes(), Hooks()));
   context->ready = true;
+  NotifyReady(fmt::format("serving {} on port {}", context->model_id, server->port()));
   log->Write(LogLevel::kInfo, "ready",
              {{"address", options.http.address},
               {"port", server->port()},
@@ -321,11 +323,13 @@ void Daemon::Impl::Housekeep() {
 }
 
 void Daemon::Impl::Hangup() {
+  NotifyReloading();
   const Status parts[] = {keys->Refresh(), server->ReloadTls(), log->Reopen()};
   for (const Status& part : parts) {
     if (!part.ok()) log->Write(LogLevel::kError, "not read again", {{"reason", part.error().message}});
   }
   log->Write(LogLevel::kInfo, "keys, certificate and log files read again");
+  NotifyReady(fmt::format("serving {} on port {}", context->model_id, server->port()));
 }
 
 Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -351,6 +355,7 @@ Status Daemon::Wait() {
     if (tick % ticks_between == 0) impl_->Housekeep();
   }
   impl_->context->draining = true;
+  NotifyStopping();
   impl_->log->Write(LogLevel::kInfo, "draining", {{"timeout_ms", impl_->options.http.drain_timeout_ms}});
   // A second signal does not wait for the first one's courtesy.
   std::atomic<bool> drained{false};

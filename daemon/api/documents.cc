@@ -1,4 +1,4 @@
-// /v1/memories/{id}/documents: what a memory was built from, read from its truth.
+// /v1/memories/{id}/documents: what a memory was built from, read from its truth; taking documents out of it.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "daemon/api/await.h"
 #include "daemon/api/context.h"
+#include "memory/deletion.h"
 
 namespace pointsman {
 namespace {
@@ -30,7 +31,8 @@ json DocumentJson(const Document& document) {
           {"tokens", document.tokens.size()},  // 0: the memory keeps no text of it
           {"sha256", document.sha256},
           {"tags", document.tags},
-          {"added", document.added_unix_s}};
+          {"added", document.added_unix_s},
+          {"expires", document.expires_unix_s == 0 ? json() : json(document.expires_unix_s)}};
 }
 
 std::optional<uint64_t> HashOf(std::string_view text) {
@@ -38,6 +40,10 @@ std::optional<uint64_t> HashOf(std::string_view text) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), hash, 16);
   if (text.size() != 16 || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
   return hash;
+}
+
+ApiError NoSuchDocument(const std::string& id) {
+  return {ApiCode::kNotFound, fmt::format("document '{}': this memory has none of this id", id), "document"};
 }
 
 struct Page {
@@ -98,14 +104,13 @@ asio::awaitable<HttpResponse> List(ApiContext& context, const HttpRequest& http)
 
 HttpResponse ShowNow(const ApiContext& context, const MemoryUse& use, const std::string& id) {
   const auto hash = HashOf(id);
-  const ApiError absent{ApiCode::kNotFound, fmt::format("document '{}': this memory has none of this id", id),
-                        "document"};
-  if (!hash) return ErrorResponse(absent);
+  if (!hash) return ErrorResponse(NoSuchDocument(id));
   auto truth = use.loaded->memory->OpenTruth();
   if (!truth.ok()) return ErrorResponse(FromError(truth.error()));
   const auto document = truth.value()->GetDocument(*hash);
   if (!document.ok()) {
-    return ErrorResponse(document.error().code == ErrorCode::kNotFound ? absent : FromError(document.error()));
+    return ErrorResponse(document.error().code == ErrorCode::kNotFound ? NoSuchDocument(id)
+                                                                       : FromError(document.error()));
   }
   json body = DocumentJson(document.value());
   body["text"] = document.value().tokens.empty()
@@ -121,6 +126,38 @@ asio::awaitable<HttpResponse> Show(ApiContext& context, const HttpRequest& http)
       context.compute, [&] { return ShowNow(context, std::get<MemoryUse>(found), http.parameters.at("document")); });
 }
 
+// In this process: it needs no model, and the next generation is in place when the client has its answer.
+HttpResponse RemoveNow(ApiContext& context, const MemoryUse& use, const HttpRequest& http) {
+  const std::string& id = http.parameters.at("document");
+  const auto hash = HashOf(id);
+  if (!hash) return ErrorResponse(NoSuchDocument(id));
+  const auto remove = [&]() -> Result<DeletionReport> {
+    POINTSMAN_TRY(const auto writer, MemoryWriter::Open(use.loaded->settings.directory, {}));
+    return DeleteDocuments(*writer, std::span(&*hash, 1));
+  };
+  const Result<DeletionReport> removed = remove();
+  context.log.Audit(http.principal.name, "document.delete", {{"memory", use.loaded->id}, {"document", id}},
+                    removed.ok() ? "ok" : "failed");
+  if (!removed.ok()) {
+    if (removed.error().code == ErrorCode::kNotFound) return ErrorResponse(NoSuchDocument(id));
+    if (removed.error().code != ErrorCode::kBusy) return ErrorResponse(FromError(removed.error()));
+    return ErrorResponse({ApiCode::kConflict, "another writer is at work on this memory; try again when it is done"});
+  }
+  const Result<uint64_t> generation = context.memories.Reload(use.loaded->id);
+  if (!generation.ok()) return ErrorResponse(FromError(generation.error()));
+  return JsonResponse({{"id", id},
+                       {"object", "document.deleted"},
+                       {"deleted", true},
+                       {"generation", generation.value()},
+                       {"rows", removed.value().rows}});
+}
+
+asio::awaitable<HttpResponse> Remove(ApiContext& context, const HttpRequest& http) {
+  const auto found = FindMemory(context, http.principal, http.parameters.at("id"));
+  if (const auto* error = std::get_if<ApiError>(&found)) co_return ErrorResponse(*error);
+  co_return co_await OnCompute(context.compute, [&] { return RemoveNow(context, std::get<MemoryUse>(found), http); });
+}
+
 }  // namespace
 
 void AddDocumentRoutes(PathRouter& router, ApiContext& context) {
@@ -133,6 +170,7 @@ void AddDocumentRoutes(PathRouter& router, ApiContext& context) {
   };
   add("GET", "/v1/memories/{id}/documents", Access::kRead, List);
   add("GET", "/v1/memories/{id}/documents/{document}", Access::kRead, Show);
+  add("DELETE", "/v1/memories/{id}/documents/{document}", Access::kWrite, Remove);
 }
 
 }  // namespace pointsman
