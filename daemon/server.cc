@@ -14,8 +14,10 @@
 #include <mutex>
 #include <thread>
 
+#include "daemon/api/chat.h"
 #include "daemon/api/context.h"
 #include "daemon/api/texts.h"
+#include "daemon/api/web.h"
 #include "daemon/keys.h"
 
 namespace pointsman {
@@ -135,6 +137,7 @@ struct Daemon::Impl {
   std::unique_ptr<MemoryRegistry> memories;
   std::unique_ptr<SessionStore> sessions;
   std::unique_ptr<DocumentTextCache> texts;
+  std::unique_ptr<const ChatFormat> chat;
   std::unique_ptr<boost::asio::thread_pool> compute;
   std::unique_ptr<Engine> engine;
   std::unique_ptr<ApiContext> context;
@@ -161,6 +164,9 @@ Status Daemon::Impl::LoadParts() {
   log->Write(LogLevel::kInfo, "loading", {{"model", options.model.filename().string()}});
   POINTSMAN_TRY(auto loaded, MoeModel::Load(options.model));
   model = std::move(loaded);
+  POINTSMAN_TRY(ChatFormat format, LoadChatFormat(options.model, options.chat_template));
+  log->Write(LogLevel::kInfo, "chat template", {{"from", format.origin}});
+  chat = std::make_unique<const ChatFormat>(std::move(format));
   memories = std::make_unique<MemoryRegistry>(model->fingerprint(), metrics);
   for (const auto& [id, settings] : options.memories) {
     POINTSMAN_TRY(const MemoryUse use, memories->Load(id, settings));
@@ -219,7 +225,11 @@ PathRouter Daemon::Impl::Routes() {
   AddCompletionRoutes(all, *context);
   AddSessionRoutes(all, *context);
   AddMemoryRoutes(all, *context);
+  AddDocumentRoutes(all, *context);
+  AddSearchRoutes(all, *context);
+  AddDiagnosisRoutes(all, *context);
   AddRouteRoutes(all, *context);
+  AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);
   for (Route route : all.routes()) {
     if (route.access != Access::kPublic) {
@@ -284,7 +294,8 @@ Status Daemon::Impl::Listen() {
                                .log = *log,
                                .metrics = metrics,
                                .compute = *compute,
-                               .texts = *texts});
+                               .texts = *texts,
+                               .chat = *chat});
   context->shadow = options.shadow;
   AddEngineMetrics();
   POINTSMAN_TRY(server, HttpServer::Start(options.http, Routes(), Hooks()));

@@ -24,6 +24,7 @@ struct DaemonOptions {
   std::filesystem::path model;
   std::map<std::string, MemorySettings> memories;  // loaded at start, by id; the first one is the default
   std::string default_memory;                      // id that a request without `memory` gets; empty: frozen
+  std::string chat_template;  // a file in place of the model's own template, or "default"; empty: the model's own
   bool shadow = false;
   bool follow = false;  // reload memories when another process publishes
   uint32_t follow_interval_s = 5;

@@ -3,10 +3,12 @@
 
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "memory/derived_copy.h"
 #include "memory/file_layer.h"
 #include "memory/manifest.h"
+#include "memory/memory.h"
 #include "memory/result.h"
 
 namespace pointsman {
@@ -27,5 +29,8 @@ Result<Manifest> ReadManifestFile(FileSystem& files, const std::filesystem::path
 // is kCorrupt with the remedy. `check_digest` also recomputes the digest, which reads everything.
 Result<RoutingTables> OpenPublished(FileSystem& files, const std::filesystem::path& memory, const Manifest& manifest,
                                     bool load_to_ram, bool verify, bool check_digest);
+
+// Verify() for a caller that keeps writers out by itself. `directory` holds a memory.
+Result<std::vector<Finding>> CheckMemory(FileSystem& files, const std::filesystem::path& directory);
 
 }  // namespace pointsman

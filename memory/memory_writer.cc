@@ -89,7 +89,8 @@ struct MemoryWriter::Impl {
 
 // One more than any that was published or left behind, so that no directory is ever written twice.
 Result<uint64_t> MemoryWriter::Impl::NextGeneration(const std::optional<Manifest>& published) const {
-  uint64_t last = published ? published->generation : 0;
+  POINTSMAN_TRY(uint64_t last, GenerationFloor(*store));
+  if (published) last = std::max(last, published->generation);
   if (files.Exists(DerivedPath(directory))) {
     POINTSMAN_TRY(const std::vector<std::string> names, files.List(DerivedPath(directory)));
     for (const std::string& name : names) last = std::max(last, GenerationNumber(name));
@@ -259,9 +260,9 @@ Status MemoryWriter::RebuildDerived() {
     if (manifest.error().code != ErrorCode::kNotFound && manifest.error().code != ErrorCode::kCorrupt) {
       return manifest.error();
     }
-    POINTSMAN_TRY(const std::vector<uint64_t> generations, CopiedGenerations(*impl_->store));
-    if (generations.empty()) return manifest.error();
-    POINTSMAN_TRY(restored_json, GetManifestCopy(*impl_->store, generations.back()));
+    auto copy = NewestManifestCopy(*impl_->store);
+    if (!copy.ok()) return copy.error().code == ErrorCode::kNotFound ? manifest.error() : copy.error();
+    restored_json = std::move(copy).value();
     manifest = ParseManifest(*restored_json, TruthPath(impl_->directory).string());
     if (!manifest.ok()) return manifest.error();
   }

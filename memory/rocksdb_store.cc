@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <rocksdb/db.h>
+#include <rocksdb/utilities/checkpoint.h>
 
 #include <array>
 #include <atomic>
@@ -80,6 +81,7 @@ class Store final : public EntryStore {
   Result<std::string> GetSetting(std::string_view key) override;
   Status DeleteSetting(std::string_view key) override;
   Result<std::vector<std::string>> ListSettings(std::string_view prefix) override;
+  Status CopyTo(const fs::path& directory) override;
   uint64_t LastSequence() const override { return last_sequence_.load(); }
   Status ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) override;
   Status Sync() override;
@@ -99,6 +101,7 @@ class Store final : public EntryStore {
   // Adds the change records to `batch` and writes it. REQUIRES: write_mutex_ is held.
   Status Commit(rocksdb::WriteBatch& batch, std::vector<Change> changes, std::string_view action);
   Status DeleteEntriesOf(uint64_t hash, rocksdb::WriteBatch& batch);
+  Status CopyRecordsTo(Store& other);
   Error Wrap(std::string_view action, const rocksdb::Status& status) const {
     return RocksDbError(directory_, action, status);
   }
@@ -343,6 +346,45 @@ Result<std::vector<std::string>> Store::ListSettings(std::string_view prefix) {
     return {};
   }));
   return keys;
+}
+
+// A checkpoint needs the files to stay until it has linked them, which only their writer can promise; a reader copies
+// the records.
+Status Store::CopyTo(const fs::path& directory) {
+  return Guarded(directory_, [&]() -> Status {
+    if (read_only_) {
+      Store other(directory);
+      POINTSMAN_CHECK_OK(other.Open(/*create=*/true, /*read_only=*/false, nullptr));
+      return CopyRecordsTo(other);
+    }
+    rocksdb::Checkpoint* made = nullptr;
+    rocksdb::Status status = rocksdb::Checkpoint::Create(db_.get(), &made);
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    if (status.ok()) status = checkpoint->CreateCheckpoint(directory.string());
+    return status.ok() ? Status() : Wrap("copy it", status);
+  });
+}
+
+Status Store::CopyRecordsTo(Store& other) {
+  constexpr size_t kBatchBytes = size_t{4} << 20;
+  rocksdb::WriteOptions unlogged;  // flushed below
+  unlogged.disableWAL = true;
+  for (int family = 0; family < kFamilies; ++family) {
+    rocksdb::WriteBatch batch;
+    const auto write = [&]() -> Status {
+      const rocksdb::Status status = other.db_->Write(unlogged, &batch);
+      batch.Clear();
+      return status.ok() ? Status() : other.Wrap("write a copy", status);
+    };
+    POINTSMAN_CHECK_OK(
+        Iterate(static_cast<Family>(family), {}, {}, [&](std::string_view key, std::string_view value) -> Status {
+          static_cast<void>(batch.Put(other.families_[static_cast<size_t>(family)], AsSlice(key), AsSlice(value)));
+          return batch.GetDataSize() < kBatchBytes ? Status() : write();
+        }));
+    POINTSMAN_CHECK_OK(write());
+  }
+  const rocksdb::Status flushed = other.db_->Flush(rocksdb::FlushOptions(), other.families_);
+  return flushed.ok() ? Status() : other.Wrap("write a copy", flushed);
 }
 
 Status Store::ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) {

@@ -42,6 +42,7 @@ Result<Output> RunBenchRewire(const Settings& settings);
 Result<Output> RunStudyRewire(const Settings& settings);
 Result<Output> RunBenchRoute(const Settings& settings);
 Result<Output> RunBenchBuild(const Settings& settings);
+Result<Output> RunBenchDaemon(const Settings& settings);
 Result<Output> RunServe(const Settings& settings);
 Result<Output> RunKeysNew(const Settings& settings);
 Result<Output> RunConfig(const Settings& settings);

@@ -15,9 +15,7 @@ constexpr std::string_view kWithModel = "build eval probe plan generate docs-add
 constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
-constexpr std::string_view kEverywhere =
-    "build eval probe plan generate inspect verify docs-list docs-add docs-remove bench-scan bench-route bench-build bench-rewire "
-    "study-rewire serve keys-new config";
+constexpr std::string_view kEverywhere = "*";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
                             std::string_view value_name, std::string_view fallback, std::string_view help) {
@@ -208,6 +206,9 @@ constexpr std::array kOptions = {
     Choice("read-only read-write admin",
            Option("access", kChoice, "keys-new", "LEVEL", "read-only", "what the key may do")),
     Option("memories", kNames, "keys-new", "IDS", "", "the key sees these memories only; none = all"),
+    Option("chat-template", kText, "serve", "FILE", "",
+           "renders chats in place of the model's own template; `default` = plain text, `User: ` and `Assistant: `. none "
+           "= the model's own, or the default where it has none"),
     Option("shadow", kFlag, "serve", "", "", "compute and count everything, change nothing"),
     Option("follow", kFlag, "serve", "", "",
            "put a memory's new generation in place when another process publishes it"),
@@ -289,8 +290,19 @@ constexpr std::array kOptions = {
     Within(2, 1e6, Option("prototypes", kInteger, "bench-build", "N", "512", "prototypes a layer")),
     Within(1, 1000, Option("rounds", kInteger, "bench-build", "N", "3", "medians are over so many rounds")),
     Within(0, kLargest, Option("seed", kInteger, "bench-build", "N", "0", "of the split and the training")),
-    Option("python", kPath, "bench-build", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
-    Option("scripts", kPath, "bench-build", "DIR", "tools/bench", "where the rivals are"),
+    Option("parts", kNames, "bench-daemon", "NAMES", "route,overload,loris,generate",
+           "what to measure: route (against FastAPI), overload, loris (slow clients), generate"),
+    Required(Option("model", kPath, "bench-daemon", "DIR", "", "the model that generates")),
+    Option("memory", kPath, "bench-daemon", "MEM", "", "generate with this memory; none = frozen"),
+    Within(64, 1e8, Option("entries", kInteger, "bench-daemon", "N", "100000", "entries of the layer that is routed")),
+    Within(1, 1024, Option("rows", kInteger, "bench-daemon", "N", "16", "rows of a request to /v1/route")),
+    Within(1, 1024, Option("connections", kInteger, "bench-daemon", "N", "8", "that load /v1/route")),
+    Within(1, 10000, Option("slow-connections", kInteger, "bench-daemon", "N", "200", "of the part loris")),
+    Within(1, 1e6, Option("max-tokens", kInteger, "bench-daemon", "N", "128", "new tokens of a completion")),
+    Within(0.1, 3600, Option("seconds", kReal, "bench-daemon", "S", "5", "of each measurement")),
+    Within(1, 1000, Option("rounds", kInteger, "bench-daemon", "N", "3", "both sides in turn; medians are printed")),
+    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
+    Option("scripts", kPath, "bench-build bench-daemon", "DIR", "tools/bench", "where the rivals are"),
     Within(1, 4096, Option("threads", kInteger, "bench-route bench-build", "N", "1", "threads, of every side")),
     Within(0, 4096,
            Option("threads", kInteger, "serve", "N", "0", "threads of the model's forward passes; 0 = one a core")),
@@ -306,6 +318,7 @@ constexpr std::array kOptions = {
 std::span<const OptionSpec> AllOptions() { return kOptions; }
 
 bool BelongsTo(const OptionSpec& option, std::string_view command_key) {
+  if (option.commands == kEverywhere) return true;
   const std::vector<std::string> keys = Split(option.commands, ' ');
   return std::find(keys.begin(), keys.end(), command_key) != keys.end();
 }

@@ -23,6 +23,7 @@ class thread_pool;
 namespace pointsman {
 
 class DocumentTextCache;
+struct ChatFormat;
 
 struct ApiContext {
   const DaemonOptions& options;
@@ -36,6 +37,7 @@ struct ApiContext {
   MetricRegistry& metrics;
   boost::asio::thread_pool& compute;  // searches, routes, files: what must not hold a network thread
   DocumentTextCache& texts;
+  const ChatFormat& chat;  // how messages become the model's text
   std::atomic<bool> shadow{false}, disabled{false};  // global switches
   std::atomic<bool> ready{false}, draining{false};
 };
@@ -46,6 +48,9 @@ void AddModelRoutes(PathRouter& router, ApiContext& context);
 void AddCompletionRoutes(PathRouter& router, ApiContext& context);
 void AddSessionRoutes(PathRouter& router, ApiContext& context);
 void AddMemoryRoutes(PathRouter& router, ApiContext& context);
+void AddDocumentRoutes(PathRouter& router, ApiContext& context);
+void AddSearchRoutes(PathRouter& router, ApiContext& context);
+void AddDiagnosisRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
 
 int64_t NowUnixSeconds();

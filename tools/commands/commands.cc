@@ -51,6 +51,8 @@ constexpr std::array kCommands = {
             "pointsman bench route --entries 100000 --prototypes 2048", RunBenchRoute},
     Command{"bench-build", "the build against PyTorch scripts that make the same values",
             "pointsman bench build --model models/reference --corpus /usr/include/c++ --threads 2", RunBenchBuild},
+    Command{"bench-daemon", "the server under load, and against a FastAPI service with faiss-cpu",
+            "pointsman bench daemon --model models/reference --memory build/memory", RunBenchDaemon},
     Command{"config", "the options in force and where each came from; the output is a file for --config",
             "pointsman config > pointsman.toml", RunConfig},
 };

@@ -58,6 +58,7 @@ Result<Output> RunServe(const Settings& settings) {
   DaemonOptions options;
   options.version = POINTSMAN_VERSION;
   options.model = settings.Path("model");
+  options.chat_template = settings.Text("chat-template");
   POINTSMAN_CHECK_OK(ReadMemories(settings, options));
   const std::string address = settings.Text("address");
   options.http.address = address == "none" ? "" : address;
