@@ -5,7 +5,7 @@ import json
 import pytest
 from conftest import ROOT, copy_headers, fails
 
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "docs remove", "bench scan", "bench route",
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "snapshot", "restore", "rollback", "compact", "docs list", "docs remove", "bench scan", "bench route",
             "bench build", "bench rewire", "study rewire", "config"]
 
 

@@ -16,6 +16,7 @@ constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
 constexpr std::string_view kEverywhere =
+    "snapshot restore rollback compact "
     "build eval probe plan generate inspect verify docs-list docs-remove bench-scan bench-route bench-build bench-rewire "
     "bench-daemon study-rewire serve keys-new config";
 
@@ -52,6 +53,14 @@ constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a do
 
 constexpr std::array kOptions = {
     Positional(Option("memory", kPath, "inspect verify docs-list docs-remove", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "snapshot rollback compact", "MEM", "", "the memory's directory")),
+    Positional(Option("snapshot", kPath, "restore", "SNAPSHOT", "", "the snapshot's directory")),
+    Required(Option("out", kPath, "snapshot", "DIR", "",
+                    "the snapshot's directory, which is not there yet; its last part is the snapshot's name: a-z, 0-9, "
+                    "'.', '_' and '-', 64 at most")),
+    Required(Option("out", kPath, "restore", "MEM", "",
+                    "the memory's directory; a memory that is there is replaced in one step")),
+    Within(1, kLargest, Option("generation", kInteger, "rollback", "N", "", "a kept one; none = the one before")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
