@@ -1,10 +1,12 @@
-"""Documents of a memory: listed with their tags, deleted with their bytes, expired."""
+"""Documents of a memory: listed with their tags, added without a rebuild, deleted with their bytes, expired."""
 
 import json
 import pathlib
+import shutil
+import time
 
 import pytest
-from conftest import fails
+from conftest import SMALL_BUILD, fails
 
 
 def manifest_of(memory):
@@ -98,10 +100,17 @@ def test_several_at_once_and_what_is_said(pointsman, memory):
     assert first["source"] in text and second["source"] in text and "not influence" in text and "stale" in text
 
 
-def test_prototypes_of_a_removed_document_are_masked(pointsman, model, corpus, off_domain, tmp_path):
+@pytest.fixture(scope="module")
+def built_prototypes(pointsman, model, corpus, off_domain, tmp_path_factory):
+    out = tmp_path_factory.mktemp("prototypes") / "memory"
+    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", out, "--kind",
+                   "prototypes", "--output-memory", *SMALL_BUILD)
+    return out
+
+
+def test_prototypes_of_a_removed_document_are_masked(pointsman, built_prototypes, tmp_path):
     memory = tmp_path / "memory"
-    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", memory, "--kind",
-                   "prototypes", "--max-tokens", "4000", "--max-test-tokens", "2000", "--preset", "fast", "--threads", "1")
+    shutil.copytree(built_prototypes, memory)
     document = max(documents_of(pointsman, memory, "reference"), key=lambda d: d["tokens"])
     rows = pointsman.json("inspect", memory)["rows"]
     mentions = pointsman.json("inspect", memory, "--document", document["document"])["layers"]
@@ -131,3 +140,125 @@ def test_nothing_expired_is_nothing_done(pointsman, memory):
     report = pointsman.json("docs", "remove", memory, "--expired", schema="docs_remove")
     assert report["removed"] == 0 and report["documents"] == [] and manifest_of(memory) == before
     assert "nothing to do" in pointsman.ok("docs", "remove", memory, "--expired").stdout
+
+
+@pytest.fixture(scope="module")
+def new_text(tmp_path_factory):
+    """Headers of the corpus's kind that are not in it."""
+    root = sorted(pathlib.Path("/usr/include/c++").iterdir())[-1]
+    folder = tmp_path_factory.mktemp("new_text")
+    for path in [p for p in sorted(root.glob("bits/*.h")) if 1500 < p.stat().st_size < 12_000][48:52]:
+        shutil.copy(path, folder / path.name)
+    return folder
+
+
+def add(pointsman, model, memory, *arguments, **options):
+    return pointsman.json("docs", "add", memory, "--model", model, "--threads", "1", "--corpus", *arguments, schema="docs_add",
+                          **options)
+
+
+def test_added_documents_route_at_once(pointsman, model, memory, new_text):
+    before = pointsman.json("inspect", memory)
+    report = add(pointsman, model, memory, new_text, "--tag", "new", "--tag", "headers", "--ttl", "3600")
+    assert len(report["documents"]) == 4 and report["refused"] == [] and report["notes"] == []
+    assert report["tokens"] == sum(d["tokens"] for d in report["documents"])
+    assert report["rows"] == report["tokens"] * len(before["layers"]) and report["pairs"] > 0
+    for document in report["documents"]:
+        assert document["tags"] == ["new", "headers"] and document["role"] == "reference"
+        assert document["expires_unix_s"] == document["added_unix_s"] + 3600
+    listed = pointsman.json("docs", "list", memory, "--tag", "new", schema="docs_list")["documents"]
+    assert {d["document"] for d in listed} == {d["document"] for d in report["documents"]}
+    after = pointsman.json("inspect", memory, schema="inspect")
+    assert after["verdict"]["stale"] and after["rows"] == before["rows"] + report["rows"]
+    assert after["reference_tokens"] == before["reference_tokens"] + report["tokens"]
+    assert after["added_share"] == pytest.approx(report["tokens"] / after["reference_tokens"])
+    assert not before["rebuild_recommended"] and before["added_share"] == 0
+    assert after["rebuild_recommended"] == (after["added_share"] > 0.25)
+    assert pointsman.json("verify", memory)["sound"]
+    largest = max(report["documents"], key=lambda d: d["tokens"])
+    prompt = pathlib.Path(largest["source"]).read_text()[600:900]
+    steps = pointsman.json("generate", "--model", model, "--memory", memory, "--prompt", prompt, "--max-tokens", "3",
+                           "--explain")["explain"]
+    neighbours = [n for step in steps for layer in step["layers"] for n in layer["neighbours"]]
+    assert largest["source"] in {n["document"] for n in neighbours}
+
+
+def test_threads_do_not_change_what_is_added(pointsman, model, memory, new_text, tmp_path):
+    twin = shutil.copytree(memory, tmp_path / "twin")
+    add(pointsman, model, memory, new_text)
+    pointsman.ok("docs", "add", twin, "--model", model, "--corpus", new_text, "--threads", "2")
+    assert pointsman.ok("inspect", twin, "--digest").stdout == pointsman.ok("inspect", memory, "--digest").stdout
+
+
+def test_what_was_added_and_removed_leaves_the_memory_bit_for_bit(pointsman, model, memory, new_text):
+    before = manifest_of(memory)
+    add(pointsman, model, memory, new_text, "--tag", "passing")
+    assert manifest_of(memory)["digest"] != before["digest"]
+    assert pointsman.json("docs", "remove", memory, "--tag", "passing", schema="docs_remove")["removed"] == 4
+    after = manifest_of(memory)
+    assert {key: after[key] for key in ("digest", "entries", "reference_tokens", "reference_documents")} == {
+        key: before[key] for key in ("digest", "entries", "reference_tokens", "reference_documents")}
+
+
+def test_a_single_document_expires(pointsman, model, memory, new_text):
+    one = sorted(new_text.iterdir())[0]
+    report = add(pointsman, model, memory, one, "--ttl", "1", "--name", "chat/1")
+    assert [d["source"] for d in report["documents"]] == ["chat/1"] and report["rows"] > 0
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", sorted(new_text.iterdir())[1], "--name", "chat/1"), 2,
+          "chat/1", "docs remove")
+    time.sleep(2)
+    gone = pointsman.json("docs", "remove", memory, "--expired", schema="docs_remove")
+    assert [d["source"] for d in gone["documents"]] == ["chat/1"] and gone["removed"] == 1
+    assert files_with(memory, b"chat/1") == []
+
+
+def test_added_prototypes_and_output_rows(pointsman, model, built_prototypes, new_text, tmp_path):
+    memory = shutil.copytree(built_prototypes, tmp_path / "memory")
+    before = pointsman.json("inspect", memory)
+    report = add(pointsman, model, memory, new_text)
+    layers = len(before["layers"])
+    density = before["rows"] / layers / before["reference_tokens"]
+    assert report["rows"] == layers * max(1, round(density * report["tokens"]))
+    assert report["output_rows"] == report["tokens"]
+    after = pointsman.json("inspect", memory, schema="inspect")
+    assert after["rows"] == before["rows"] + report["rows"]
+    assert after["output"]["rows"] == before["output"]["rows"] + report["output_rows"]
+    assert pointsman.json("verify", memory)["sound"]
+
+
+def copy_of(document, folder, changed):
+    """A document's file under another name, with a line more."""
+    path = folder / "copy.h"
+    path.write_text(pathlib.Path(document["source"]).read_text() + ("// a line more\n" if changed else ""))
+    return path
+
+
+@pytest.mark.parametrize("role", ["reference", "calibration", "test"])
+@pytest.mark.parametrize("changed", [False, True])
+def test_copies_of_what_is_there_or_of_the_test_split_are_refused(pointsman, model, memory, tmp_path, role, changed):
+    document = documents_of(pointsman, memory, role)[0]
+    before = manifest_of(memory)
+    path = copy_of(document, tmp_path, changed)
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", path), 2, str(path), document["source"], role,
+          "near-duplicate" if changed else "has the content of", "nothing was added")
+    assert manifest_of(memory) == before
+
+
+def test_one_copy_does_not_keep_the_others_out(pointsman, model, memory, new_text, tmp_path):
+    document = documents_of(pointsman, memory, "test")[0]
+    folder = shutil.copytree(new_text, tmp_path / "mixed")
+    path = copy_of(document, folder, changed=True)
+    report = add(pointsman, model, memory, folder)
+    assert len(report["documents"]) == 4
+    assert [r["source"] for r in report["refused"]] == [str(path)] and document["source"] in report["refused"][0]["reason"]
+    (folder / "copy.h").unlink()
+    changed = sorted(folder.iterdir())[0]
+    changed.write_text(changed.read_text()[::-1])
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", changed), 2, str(changed), "docs remove")
+
+
+def test_documents_are_added_for_the_memorys_model_only(pointsman, other_model, model, memory, new_text, tmp_path):
+    fails(pointsman("docs", "add", memory, "--model", other_model, "--corpus", new_text), 1, "router")
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", tmp_path / "nowhere"), 1, "nowhere")
+    (tmp_path / "short.txt").write_text("too short")
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", tmp_path / "short.txt"), 2, "16 tokens")

@@ -39,6 +39,7 @@ Result<Output> RunRestore(const Settings& settings);
 Result<Output> RunRollback(const Settings& settings);
 Result<Output> RunCompact(const Settings& settings);
 Result<Output> RunDocsList(const Settings& settings);
+Result<Output> RunDocsAdd(const Settings& settings);
 Result<Output> RunDocsRemove(const Settings& settings);
 Result<Output> RunBenchScan(const Settings& settings);
 Result<Output> RunBenchRewire(const Settings& settings);

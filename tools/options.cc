@@ -11,14 +11,11 @@ constexpr OptionKind kText = OptionKind::kText, kTexts = OptionKind::kTexts, kPa
                      kPaths = OptionKind::kPaths, kNames = OptionKind::kNames, kInteger = OptionKind::kInteger,
                      kReal = OptionKind::kReal, kFlag = OptionKind::kFlag, kChoice = OptionKind::kChoice;
 
-constexpr std::string_view kWithModel = "build eval probe plan generate bench-rewire study-rewire";
+constexpr std::string_view kWithModel = "build eval probe plan generate docs-add bench-rewire study-rewire";
 constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
-constexpr std::string_view kEverywhere =
-    "snapshot restore rollback compact "
-    "build eval probe plan generate inspect verify docs-list docs-remove bench-scan bench-route bench-build bench-rewire "
-    "bench-daemon study-rewire serve keys-new config";
+constexpr std::string_view kEverywhere = "*";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
                             std::string_view value_name, std::string_view fallback, std::string_view help) {
@@ -52,7 +49,7 @@ constexpr OptionSpec Positional(OptionSpec option) {
 constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
 
 constexpr std::array kOptions = {
-    Positional(Option("memory", kPath, "inspect verify docs-list docs-remove", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
     Positional(Option("memory", kPath, "snapshot rollback compact", "MEM", "", "the memory's directory")),
     Positional(Option("snapshot", kPath, "restore", "SNAPSHOT", "", "the snapshot's directory")),
     Required(Option("out", kPath, "snapshot", "DIR", "",
@@ -65,9 +62,9 @@ constexpr std::array kOptions = {
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
 
-    Required(Option("corpus", kPaths, "build probe plan", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Required(Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
     Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
-    Option("jsonl-fields", kNames, kWithCorpus, "NAMES", "",
+    Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",
            "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
            "text where there are such fields, else all texts of the row"),
     Option("split-by-library", kFlag, kWithCorpus, "", "",
@@ -156,6 +153,13 @@ constexpr std::array kOptions = {
     Option("tag", kTexts, "docs-remove", "TAG", "", "all documents with this tag; may be given several times"),
     Option("expired", kFlag, "docs-remove", "", "", "all documents whose time has passed (docs add --ttl)"),
     Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
+    Option("tag", kTexts, "docs-add", "TAG", "", "of the new documents; may be given several times"),
+    Within(1, 1e10,
+           Option("ttl", kInteger, "docs-add", "S", "",
+                  "seconds after which docs remove --expired takes the new documents; none = never")),
+    Option("name", kText, "docs-add", "NAME", "", "the source of the one new document; none = its path"),
+    Option("off-domain", kPaths, "docs-add", "PATH", "",
+           "unrelated text, to tell common token pairs by; none = the build's, if it is still there"),
     Option("tag", kTexts, "docs-list", "TAG", "", "only documents with this tag; several: with any of them"),
     Within(0, 65535,
            Option("layer", kInteger, "inspect", "N", "",
@@ -319,6 +323,7 @@ constexpr std::array kOptions = {
 std::span<const OptionSpec> AllOptions() { return kOptions; }
 
 bool BelongsTo(const OptionSpec& option, std::string_view command_key) {
+  if (option.commands == kEverywhere) return true;
   const std::vector<std::string> keys = Split(option.commands, ' ');
   return std::find(keys.begin(), keys.end(), command_key) != keys.end();
 }

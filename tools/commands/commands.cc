@@ -41,6 +41,9 @@ constexpr std::array kCommands = {
     Command{"keys-new", "an API key for pointsman serve, shown once",
             "pointsman keys new --keys build/keys --name alice --access read-write", RunKeysNew},
     Command{"docs-list", "the documents of a memory", "pointsman docs list build/memory --tag manual", RunDocsList},
+    Command{"docs-add", "add documents to a memory without a rebuild",
+            "pointsman docs add build/memory --model models/reference --corpus docs/new.md --tag manual --ttl 2592000",
+            RunDocsAdd},
     Command{"docs-remove", "delete documents from a memory: their bytes and their entries",
             "pointsman docs remove build/memory --source docs/old.md\n"
             "  pointsman docs remove build/memory --expired",
