@@ -51,6 +51,14 @@ constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a do
 constexpr std::array kOptions = {
     Positional(
         Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "snapshot rollback compact", "MEM", "", "the memory's directory")),
+    Positional(Option("snapshot", kPath, "restore", "SNAPSHOT", "", "the snapshot's directory")),
+    Required(Option("out", kPath, "snapshot", "DIR", "",
+                    "the snapshot's directory, which is not there yet; its last part is the snapshot's name: a-z, 0-9, "
+                    "'.', '_' and '-', 64 at most")),
+    Required(Option("out", kPath, "restore", "MEM", "",
+                    "the memory's directory; a memory that is there is replaced in one step")),
+    Within(1, kLargest, Option("generation", kInteger, "rollback", "N", "", "a kept one; none = the one before")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
