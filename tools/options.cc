@@ -282,6 +282,9 @@ constexpr std::array kOptions = {
     Within(0, 4096,
            Option("threads", kInteger, kWithModel, "N", "0",
                   "threads to compute with; 0 = one a core. The result does not depend on it")),
+    Choice("auto json", Option("progress", kChoice, "build eval probe", "STYLE", "auto",
+                               "on standard error: auto is a bar on a terminal and plain lines elsewhere; json is for "
+                               "programs, a line of JSON about every half second")),
     Option("config", kPath, kEverywhere, "FILE", "", "a TOML file with these options; pointsman config prints one"),
     Option("json", kFlag, kEverywhere, "", "", "one JSON document on standard output"),
 };
