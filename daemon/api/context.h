@@ -23,6 +23,7 @@ class thread_pool;
 namespace pointsman {
 
 class DocumentTextCache;
+class JobRunner;
 
 struct ApiContext {
   const DaemonOptions& options;
@@ -36,6 +37,7 @@ struct ApiContext {
   MetricRegistry& metrics;
   boost::asio::thread_pool& compute;  // searches, routes, files: what must not hold a network thread
   DocumentTextCache& texts;
+  JobRunner* jobs = nullptr;                         // null: the server runs none (--jobs)
   std::atomic<bool> shadow{false}, disabled{false};  // global switches
   std::atomic<bool> ready{false}, draining{false};
 };
@@ -47,6 +49,7 @@ void AddCompletionRoutes(PathRouter& router, ApiContext& context);
 void AddSessionRoutes(PathRouter& router, ApiContext& context);
 void AddMemoryRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
+void AddJobRoutes(PathRouter& router, ApiContext& context);
 
 int64_t NowUnixSeconds();
 
