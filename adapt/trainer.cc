@@ -87,7 +87,7 @@ class Loop {
       const double train = Epoch(epoch);
       const double held_out = HeldOut();
       Note(report, {epoch, train, held_out, SecondsSince(started)});
-      worse = held_out < report.best_nll ? 0 : worse + 1;
+      worse = held_out_.empty() || held_out < report.best_nll ? 0 : worse + 1;
       if (worse == 0) {
         report.best_nll = held_out;
         report.best_epoch = epoch;

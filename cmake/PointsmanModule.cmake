@@ -98,3 +98,21 @@ function(pointsman_test name)
   gtest_discover_tests(${name}_test DISCOVERY_MODE PRE_TEST
     PROPERTIES TIMEOUT 300 ENVIRONMENT "OPENBLAS_NUM_THREADS=1;MKL_CBWR=AUTO,STRICT")  # as TuneRuntime() has it
 endfunction()
+
+# Compiles the files of `folder` that a browser gets into `target`, as WebFiles() of daemon/web/web_files.h. They are
+# read at build time, so a changed file rebuilds one small source.
+function(pointsman_embed_web target folder)
+  pointsman_glob(files ${folder} *.html *.css *.js *.svg)
+  set(names)
+  foreach(file ${files})
+    cmake_path(GET file FILENAME name)
+    list(APPEND names ${name})
+  endforeach()
+  list(JOIN names "," names)
+  set(script ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake)
+  set(generated ${CMAKE_BINARY_DIR}/${target}_web_files.cc)
+  add_custom_command(OUTPUT ${generated}
+    COMMAND ${CMAKE_COMMAND} -DFOLDER=${CMAKE_SOURCE_DIR}/${folder} -DNAMES=${names} -DOUT=${generated} -P ${script}
+    DEPENDS ${files} ${script} COMMENT "Embedding ${folder}" VERBATIM)
+  target_sources(${target} PRIVATE ${generated})
+endfunction()

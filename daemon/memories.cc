@@ -70,6 +70,24 @@ void MemoryRegistry::AddMetrics(const std::string& id, const std::shared_ptr<Mem
       [](const MemoryState& s) { return s.gate_sum.load(); });
   add("pointsman_memory_confidence_sum", "Sum of gate times confidence over all tokens.",
       [](const MemoryState& s) { return s.confidence_sum.load(); });
+  const auto add_live = [&](const char* name, const char* help, auto value) {
+    metrics_.AddCallback(name, help, "gauge", labels, [state, value] { return value(state->window.Read().all); });
+  };
+  add_live("pointsman_memory_window_tokens", "Newest tokens that the window's means are over.",
+           [](const RoutingSignal& s) { return static_cast<double>(s.tokens); });
+  add_live("pointsman_memory_window_open_ratio", "Share of the newest tokens at which the gate was open.",
+           [](const RoutingSignal& s) { return s.open_share; });
+  add_live("pointsman_memory_window_confidence_ratio", "Mean of gate times confidence over the newest tokens.",
+           [](const RoutingSignal& s) { return s.confidence_mean; });
+  add_live("pointsman_memory_window_similarity", "Mean similarity of the nearest key where the gate was open.",
+           [](const RoutingSignal& s) { return s.similarity_mean; });
+  metrics_.AddCallback("pointsman_memory_drift_alarm", "1: live text is no longer like what the memory was built for.",
+                       "gauge", labels, [this, id, state] {
+                         const auto use = Find(id);
+                         if (!use.ok()) return 0.0;
+                         const auto& calibration = use.value().loaded->memory->manifest().calibration;
+                         return DriftOf(state->window.Read().all, calibration).alarm ? 1.0 : 0.0;
+                       });
   metrics_.AddCallback("pointsman_memory_generation", "The generation in use.", "gauge", labels, [this, id] {
     const auto use = Find(id);
     return use.ok() ? static_cast<double>(use.value().loaded->generation) : 0.0;
@@ -139,11 +157,12 @@ std::vector<MemoryUse> MemoryRegistry::All() const {
   return all;
 }
 
-void MemoryRegistry::CountToken(MemoryState& state, float gate, float confidence) {
+void MemoryRegistry::CountToken(MemoryState& state, float gate, float confidence, std::span<const LayerSignal> layers) {
   ++state.tokens;
   if (gate > 0) ++state.open_tokens;
   state.gate_sum += gate;
   state.confidence_sum += confidence;
+  state.window.Add(gate, confidence, layers);
 }
 
 LiveUse MemoryRegistry::UseOf(const MemoryState& state) {

@@ -10,9 +10,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "daemon/live_window.h"
 #include "daemon/metrics.h"
 #include "memory/manifest.h"
 #include "memory/memory.h"
@@ -51,6 +53,7 @@ struct MemoryState {
   std::atomic<bool> disabled{false};  // kill switch: requests run frozen
   std::atomic<uint64_t> requests{0}, tokens{0}, open_tokens{0};
   std::atomic<double> gate_sum{0}, confidence_sum{0};
+  LiveWindow window;
 };
 
 struct MemoryUse {
@@ -75,8 +78,8 @@ class MemoryRegistry {
 
   Result<MemoryUse> Find(const std::string& id) const;  // kNotFound
   std::vector<MemoryUse> All() const;                   // by id
-  // Counts one token of a request. Called by the compute thread.
-  static void CountToken(MemoryState& state, float gate, float confidence);
+  // Counts one token of a request (LiveWindow::Add). Called by the compute thread.
+  static void CountToken(MemoryState& state, float gate, float confidence, std::span<const LayerSignal> layers);
   static LiveUse UseOf(const MemoryState& state);
 
  private:

@@ -16,6 +16,7 @@
 
 #include "daemon/api/context.h"
 #include "daemon/api/texts.h"
+#include "daemon/api/web.h"
 #include "daemon/keys.h"
 
 namespace pointsman {
@@ -255,8 +256,12 @@ PathRouter Daemon::Impl::Routes() {
   AddCompletionRoutes(all, *context);
   AddSessionRoutes(all, *context);
   AddMemoryRoutes(all, *context);
+  AddDocumentRoutes(all, *context);
+  AddSearchRoutes(all, *context);
+  AddDiagnosisRoutes(all, *context);
   AddRouteRoutes(all, *context);
   AddJobRoutes(all, *context);
+  AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);
   for (Route route : all.routes()) {
     if (route.access != Access::kPublic) {

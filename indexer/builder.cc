@@ -6,6 +6,7 @@
 
 #include "indexer/build_stages.h"
 #include "indexer/candidates.h"
+#include "indexer/evaluation/routing_trace.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/evaluation/scoring.h"
 #include "indexer/gate_search.h"
@@ -116,6 +117,7 @@ class Builder {
   Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& text);
   Result<size_t> Choose(std::vector<Candidate>& candidates);
   Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
+  Result<RoutingSignal> Signal(const std::shared_ptr<const RoutingTables>& tables);
   void Say(const std::string& line) const { pointsman::Say(options_.data, line); }
 
   const BuildOptions& options_;
@@ -222,6 +224,14 @@ Result<EvalReport> Builder::Judge(const std::shared_ptr<const RoutingTables>& ta
   return MakeReport(runs, scoring);
 }
 
+// What a server will meet on text of this kind, from documents that the memory has not learned.
+Result<RoutingSignal> Builder::Signal(const std::shared_ptr<const RoutingTables>& tables) {
+  const auto sequences = MakeSequences(corpus_.documents, SplitRole::kCalibration, SequenceOptionsOf(model_.config()));
+  TallyOptions options{.max_tokens = 8192, .threads = options_.data.threads};
+  POINTSMAN_TRY(const RoutingTally tally, TallyRouting(model_, tables, sequences, options));
+  return SignalOf(tally);
+}
+
 Result<BuildReport> Builder::Run() {
   POINTSMAN_TRY(const Preset preset, PresetOf(options_));
   POINTSMAN_TRY(layers_, LayersOf(options_.layers, model_.config().num_layers));
@@ -287,6 +297,7 @@ Result<BuildReport> Builder::Run() {
   POINTSMAN_TRY(const EvalReport report, Judge(tables));
   Manifest manifest = memory->manifest();
   manifest.verdict = Summarize(report);
+  POINTSMAN_TRY(manifest.calibration, Signal(tables));
   manifest.test_looks += 1;
   POINTSMAN_CHECK_OK(writer->UpdateManifest(manifest));
   POINTSMAN_CHECK_OK(stages_->Clear());

@@ -75,6 +75,8 @@ TEST_F(CorpusAndTinyModel, ABuildPublishesAMemoryWithAVerdict) {
   EXPECT_EQ(manifest.reference_tokens, 6000u);
   EXPECT_GT(manifest.verdict.test_documents, 5u);
   EXPECT_EQ(manifest.test_looks, 1u);
+  ASSERT_TRUE(manifest.calibration.has_value());
+  EXPECT_GT(manifest.calibration->tokens, 0u);
   EXPECT_FALSE(std::filesystem::exists(options.out / "build"));
   const auto memory = Memory::Open(options.out, {});
   ASSERT_TRUE(memory.ok()) << memory.error().message;

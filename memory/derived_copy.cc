@@ -7,6 +7,9 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <utility>
+
+#include "memory/manifest.h"
 
 namespace pointsman {
 namespace {
@@ -14,6 +17,8 @@ namespace {
 constexpr size_t kChunkBytes = size_t{4} << 20;  // fits RocksDB's write buffer several times
 constexpr std::string_view kPrefix = "derived/";
 constexpr std::string_view kGenerationPrefix = "gen-";
+constexpr std::string_view kKeptPrefix = "kept/";
+constexpr std::string_view kFloorKey = "kept/floor";
 
 std::string Prefix(uint64_t generation) { return fmt::format("{}{}/", kPrefix, GenerationName(generation)); }
 std::string ManifestKey(uint64_t generation) { return Prefix(generation) + "manifest"; }
@@ -107,6 +112,22 @@ Result<std::vector<uint64_t>> CopiedGenerations(EntryStore& store) {
   return generations;
 }
 
+// By truth's sequence, not by number: after a rollback the lower one is published.
+Result<std::string> NewestManifestCopy(EntryStore& store) {
+  POINTSMAN_TRY(const std::vector<uint64_t> generations, CopiedGenerations(store));
+  if (generations.empty()) return Error{ErrorCode::kNotFound, "truth: no generation was published"};
+  std::string newest;
+  uint64_t newest_sequence = 0;
+  for (const uint64_t generation : generations) {
+    POINTSMAN_TRY(std::string json, GetManifestCopy(store, generation));
+    POINTSMAN_TRY(const Manifest manifest, ParseManifest(json, "truth: the manifest of " + GenerationName(generation)));
+    if (!newest.empty() && manifest.truth_sequence < newest_sequence) continue;
+    newest_sequence = manifest.truth_sequence;
+    newest = std::move(json);
+  }
+  return newest;
+}
+
 // Backwards, so that the manifest, which marks a copy as complete, goes before the files.
 Status DropCopy(EntryStore& store, uint64_t generation) {
   POINTSMAN_TRY(const std::vector<std::string> keys, store.ListSettings(Prefix(generation)));
@@ -120,6 +141,43 @@ Status DropCopiesExcept(EntryStore& store, uint64_t generation) {
     if (!key->starts_with(Prefix(generation))) POINTSMAN_CHECK_OK(store.DeleteSetting(*key));
   }
   return {};
+}
+
+Status KeepManifest(EntryStore& store, uint64_t generation, std::string_view json) {
+  return store.PutSetting(fmt::format("{}{}", kKeptPrefix, GenerationName(generation)), json);
+}
+
+Result<std::map<uint64_t, std::string>> KeptManifests(EntryStore& store) {
+  POINTSMAN_TRY(const std::vector<std::string> keys, store.ListSettings(kKeptPrefix));
+  std::map<uint64_t, std::string> manifests;
+  for (const std::string& key : keys) {
+    const uint64_t generation = GenerationNumber(std::string_view(key).substr(kKeptPrefix.size()));
+    if (generation != 0) {
+      POINTSMAN_TRY(manifests[generation], store.GetSetting(key));
+    }
+  }
+  return manifests;
+}
+
+Status DropKeptManifestsExcept(EntryStore& store, uint64_t generation) {
+  POINTSMAN_TRY(const auto manifests, KeptManifests(store));
+  for (const auto& [number, json] : manifests) {
+    if (number == generation) continue;
+    POINTSMAN_CHECK_OK(store.DeleteSetting(fmt::format("{}{}", kKeptPrefix, GenerationName(number))));
+  }
+  return {};
+}
+
+Result<uint64_t> GenerationFloor(EntryStore& store) {
+  const auto text = store.GetSetting(kFloorKey);
+  if (!text.ok() && text.error().code == ErrorCode::kNotFound) return uint64_t{0};
+  if (!text.ok()) return text.error();
+  return GenerationNumber(text.value());
+}
+
+Status RaiseGenerationFloor(EntryStore& store, uint64_t at_least) {
+  POINTSMAN_TRY(const uint64_t now, GenerationFloor(store));
+  return at_least <= now ? Status() : store.PutSetting(kFloorKey, GenerationName(at_least));
 }
 
 }  // namespace pointsman

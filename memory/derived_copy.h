@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "memory/entry_store.h"
@@ -34,7 +36,20 @@ Result<std::string> GetManifestCopy(EntryStore& store, uint64_t generation);  //
 
 // Generations with a complete copy, ascending.
 Result<std::vector<uint64_t>> CopiedGenerations(EntryStore& store);
+// The manifest, among those of complete copies, that was written last: what is published, or about to be.
+// kNotFound if there is none.
+Result<std::string> NewestManifestCopy(EntryStore& store);
 Status DropCopy(EntryStore& store, uint64_t generation);
 Status DropCopiesExcept(EntryStore& store, uint64_t generation);
+
+// Manifests of generations whose files are still there but which are not published: what rollback goes back to.
+// Settings "kept/<generation>".
+Status KeepManifest(EntryStore& store, uint64_t generation, std::string_view json);
+Result<std::map<uint64_t, std::string>> KeptManifests(EntryStore& store);
+Status DropKeptManifestsExcept(EntryStore& store, uint64_t generation);
+
+// The highest generation number that a memory used that is gone: a restore replaced it. 0 = none. Setting "kept/floor".
+Result<uint64_t> GenerationFloor(EntryStore& store);
+Status RaiseGenerationFloor(EntryStore& store, uint64_t at_least);
 
 }  // namespace pointsman

@@ -24,6 +24,7 @@ struct Document {
   uint64_t cluster = 0;  // near-duplicates share one; the lowest document hash of the cluster
   SplitRole role = SplitRole::kReference;
   int64_t added_unix_s = 0;
+  int64_t expires_unix_s = 0;  // `docs remove --expired` takes it from then on; 0 = never
   std::vector<std::string> tags;
   std::vector<int32_t> tokens;     // empty with --no-text
   std::vector<uint8_t> loss_mask;  // one per token, 1 = the model should learn to say it; empty = all 1

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <span>
 #include <string>
@@ -55,7 +56,7 @@ class EntryStore {
   virtual Status ForEachEntry(int32_t layer, const std::function<Status(const StoredEntry&)>& visit) = 0;
 
   // Small named blobs: the key transform, trained prototypes, build progress. A blob holds at most 256 MiB; keys that
-  // start with "derived/" belong to MemoryWriter.
+  // start with "derived/" or "kept/" belong to MemoryWriter.
   virtual Status PutSetting(std::string_view key, std::string_view bytes) = 0;
   virtual Result<std::string> GetSetting(std::string_view key) = 0;  // kNotFound
   // Absent is not an error. Recorded as a kPutSetting change whose setting is gone.
@@ -63,12 +64,21 @@ class EntryStore {
   // Names of the settings that start with `prefix`, ascending by bytes.
   virtual Result<std::vector<std::string>> ListSettings(std::string_view prefix) = 0;
 
+  // Writes everything that was there at one moment of the call as a store that RocksDbStore opens. Other threads may go
+  // on writing: what returned before the call is in it, and what is in it is a prefix of the sequence. `directory` must
+  // not be there yet; not synced. A store opened for reading beside a writer of another process may find a file gone
+  // (kIo, kNotFound, kCorrupt) or miss changes in the middle: check the copy, or open the store again and repeat.
+  virtual Status CopyTo(const std::filesystem::path& directory) = 0;
+
   virtual uint64_t LastSequence() const = 0;
   // Changes with sequence > after, ascending.
   virtual Status ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) = 0;
 
   // Everything written so far is on stable storage when this returns.
   virtual Status Sync() = 0;
+  // Rewrites what is stored without what was deleted or overwritten before this call: when it returns, no file of the
+  // store holds those bytes. Reads everything once; the sequence does not change.
+  virtual Status Compact() = 0;
 };
 
 }  // namespace pointsman

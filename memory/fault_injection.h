@@ -61,6 +61,10 @@ class FaultyFileSystem final : public FileSystem {
     POINTSMAN_CHECK_OK(Count(Operation::kRename, to, "rename to"));
     return Real().Rename(from, to);
   }
+  Status Exchange(const std::filesystem::path& a, const std::filesystem::path& b) override {
+    POINTSMAN_CHECK_OK(Count(Operation::kRename, b, "exchange"));
+    return Real().Exchange(a, b);
+  }
   Status Remove(const std::filesystem::path& path) override {
     POINTSMAN_CHECK_OK(Count(Operation::kRemove, path, "remove"));
     return Real().Remove(path);

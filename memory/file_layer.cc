@@ -129,6 +129,14 @@ class PosixFileSystem final : public FileSystem {
     return {};
   }
 
+  Status Exchange(const std::filesystem::path& a, const std::filesystem::path& b) override {
+    if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return {};
+    if (errno != EINVAL && errno != ENOSYS) return ErrnoError(b, "exchange", errno);
+    return Error{ErrorCode::kUnsupported, b.string() +
+                                              ": this file system cannot exchange two directories in one step; "
+                                              "choose a new directory"};
+  }
+
   Status Remove(const std::filesystem::path& path) override {
     std::error_code error;
     std::filesystem::remove_all(path, error);

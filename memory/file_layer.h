@@ -37,6 +37,8 @@ class FileSystem {
   virtual Result<std::shared_ptr<const MappedFile>> Map(const std::filesystem::path& path) = 0;
   virtual Result<std::unique_ptr<WritableFile>> Create(const std::filesystem::path& path) = 0;
   virtual Status Rename(const std::filesystem::path& from, const std::filesystem::path& to) = 0;
+  // Two existing paths change places in one step. kUnsupported where the file system cannot (NFS).
+  virtual Status Exchange(const std::filesystem::path& a, const std::filesystem::path& b) = 0;
   virtual Status Remove(const std::filesystem::path& path) = 0;  // recursive; absent is not an error
   virtual Status CreateDirectories(const std::filesystem::path& path) = 0;
   virtual Status SyncDirectory(const std::filesystem::path& path) = 0;

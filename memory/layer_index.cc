@@ -49,7 +49,8 @@ ScanBlockFunction FunctionOf(ScanKernel kernel) {
 }
 
 struct QueryBatch {
-  int16_t* codes;
+  const int16_t* codes;
+  const int32_t* pairs;
   const float* scales;
   uint32_t count;
   uint32_t padded_dim;
@@ -57,7 +58,8 @@ struct QueryBatch {
 
 void ScanForAll(ScanBlockFunction scan, const KeyBlock& keys, const QueryBatch& queries, std::span<TopK> best) {
   for (uint32_t q = 0; q < queries.count; q += kQueryTile) {
-    const QueryTile tile{queries.codes + size_t{q} * queries.padded_dim, queries.scales + q,
+    const QueryTile tile{queries.codes + size_t{q} * queries.padded_dim,
+                         queries.pairs + size_t{q} * (queries.padded_dim / 2), queries.scales + q,
                          std::min(kQueryTile, queries.count - q), queries.padded_dim};
     scan(keys, tile, best.data() + q);
   }
@@ -93,15 +95,18 @@ void SearchBatch(ScanKernel kernel, const KeyIndexView& view, std::span<const fl
   TransformRows(view, queries, kernel != ScanKernel::kPortable, transformed);
 
   QueryCodes codes(count, padded_dim);
+  std::vector<int32_t> pairs(count * padded_dim / 2);
   std::vector<float> scales(count);
   std::vector<TopK> best;
   best.reserve(count);
   for (size_t t = 0; t < count; ++t) {
     scales[t] =
         QuantizeQuery({transformed.data() + t * view.dim, view.dim}, {codes.data() + t * padded_dim, padded_dim});
+    InterleavePairs(codes.data() + t * padded_dim, padded_dim, pairs.data() + t * padded_dim / 2);
     best.emplace_back(out.subspan(t * k, k));
   }
-  ScanAllKeys(FunctionOf(kernel), view, {codes.data(), scales.data(), static_cast<uint32_t>(count), padded_dim}, best);
+  ScanAllKeys(FunctionOf(kernel), view,
+              {codes.data(), pairs.data(), scales.data(), static_cast<uint32_t>(count), padded_dim}, best);
   for (TopK& heap : best) heap.Finish();
 }
 

@@ -134,6 +134,13 @@ class ObjectReader {
     const json* value = Find(key);
     return ObjectReader(value == nullptr ? kNothing : *value, fmt::format("{}.{}", path_, key), problem_);
   }
+  bool Has(const char* key) const { return object_.is_object() && object_.contains(key); }
+  // A share or mean of the router's: 0..1, a cosine: -1..1.
+  double Within(const char* key, double low, double high) {
+    const double value = Number(key);
+    if (value < low || value > high) Fail(key, fmt::format("must be from {} to {}", low, high));
+    return value;
+  }
   void Fail(const std::string& key, std::string_view what) {
     if (!problem_->has_value()) *problem_ = fmt::format("{}{}{} {}", path_, key.empty() ? "" : ".", key, what);
   }
@@ -190,6 +197,17 @@ VerdictSummary ReadVerdict(ObjectReader reader) {
   return summary;
 }
 
+RoutingSignal ReadSignal(ObjectReader reader) {
+  RoutingSignal signal;
+  signal.tokens = reader.Count("tokens");
+  signal.open_share = reader.Within("open_share", 0, 1);
+  signal.gate_mean = reader.Within("gate_mean", 0, 1);
+  signal.confidence_mean = reader.Within("confidence_mean", 0, 1);
+  signal.similarity_mean = reader.Within("similarity_mean", -1, 1);
+  reader.Finish();
+  return signal;
+}
+
 Manifest ReadManifest(ObjectReader reader) {
   Manifest manifest;
   manifest.format_version = static_cast<int>(reader.Count("format_version"));
@@ -215,6 +233,7 @@ Manifest ReadManifest(ObjectReader reader) {
   manifest.test_sha256 = reader.Texts("test_sha256", 64);
   manifest.damage_sha256 = reader.Texts("damage_sha256", 64);
   manifest.verdict = ReadVerdict(reader.Object("verdict"));
+  if (reader.Has("calibration")) manifest.calibration = ReadSignal(reader.Object("calibration"));
   reader.Finish();
   return manifest;
 }
@@ -251,7 +270,7 @@ Result<Manifest> ParseManifest(const std::string& json_text, const std::string& 
 std::string SerializeManifest(const Manifest& manifest) {
   const Fingerprint& fingerprint = manifest.fingerprint;
   const VerdictSummary& verdict = manifest.verdict;
-  const ordered_json root = {
+  ordered_json root = {
       {"format_version", manifest.format_version},
       {"generation", manifest.generation},
       {"truth_sequence", manifest.truth_sequence},
@@ -291,6 +310,13 @@ std::string SerializeManifest(const Manifest& manifest) {
         {"test_documents", verdict.test_documents},
         {"test_tokens", verdict.test_tokens}}},
   };
+  if (manifest.calibration) {
+    root["calibration"] = {{"tokens", manifest.calibration->tokens},
+                           {"open_share", manifest.calibration->open_share},
+                           {"gate_mean", manifest.calibration->gate_mean},
+                           {"confidence_mean", manifest.calibration->confidence_mean},
+                           {"similarity_mean", manifest.calibration->similarity_mean}};
+  }
   // Invalid UTF-8 in a path becomes U+FFFD: dump() would throw otherwise.
   return root.dump(2, ' ', /*ensure_ascii=*/false, ordered_json::error_handler_t::replace) + "\n";
 }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,16 @@ struct VerdictSummary {
   uint64_t test_documents = 0, test_tokens = 0;
 };
 
+// What routing with the memory meets on text of its own kind: means over tokens, and over layers where each has its
+// own.
+struct RoutingSignal {
+  uint64_t tokens = 0;
+  double open_share = 0;       // of tokens with G > 0
+  double gate_mean = 0;        // of G
+  double confidence_mean = 0;  // of G g
+  double similarity_mean = 0;  // of the nearest key, over open tokens: others are not searched for
+};
+
 struct Manifest {
   int format_version = kFormatVersion;
   uint64_t generation = 0;      // derived/gen-NNN that this manifest publishes
@@ -55,6 +66,8 @@ struct Manifest {
   std::vector<std::string> test_sha256;         // content hashes of the test split
   std::vector<std::string> damage_sha256;       // content hashes of the unrelated text kept for damage
   VerdictSummary verdict;
+  // On held-out documents (the calibration split), what a live server compares with. Absent in older memories.
+  std::optional<RoutingSignal> calibration;
 };
 
 // kCorrupt with the JSON path of the first offending field; kUnsupported for a newer format version.

@@ -46,6 +46,11 @@ Manifest FullManifest() {
                       .damage_high = 0.0011,
                       .test_documents = 40,
                       .test_tokens = 9'000};
+  manifest.calibration = RoutingSignal{.tokens = 8'000,
+                                       .open_share = 0.875,
+                                       .gate_mean = 0.75,
+                                       .confidence_mean = 0.5,
+                                       .similarity_mean = 0.625};
   return manifest;
 }
 
@@ -59,6 +64,14 @@ TEST(ManifestFile, ReadsBackWhatWasWritten) {
   EXPECT_EQ(parsed.value().settings, manifest.settings);
   EXPECT_EQ(parsed.value().verdict.damage_high, 0.0011);
   EXPECT_EQ(parsed.value().off_domain_sources, manifest.off_domain_sources);
+}
+
+TEST(ManifestFile, OlderMemoriesHaveNoCalibration) {
+  Manifest manifest = FullManifest();
+  manifest.calibration.reset();
+  const auto parsed = ParseManifest(SerializeManifest(manifest), "MANIFEST.json");
+  ASSERT_TRUE(IsOk(parsed));
+  EXPECT_FALSE(parsed.value().calibration.has_value());
 }
 
 TEST(ManifestFile, AnIntervalOfOneDocumentHasNoEnds) {

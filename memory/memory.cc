@@ -85,12 +85,18 @@ Result<std::shared_ptr<const Memory>> Memory::Open(const fs::path& directory, co
   for (int attempt = 1;; ++attempt) {
     auto tables = OpenPublished(files, directory, memory->manifest_, options.load_to_ram, options.verify_checksums,
                                 /*check_digest=*/false);
-    if (tables.ok()) {
+    POINTSMAN_TRY(Manifest now, ReadManifestFile(files, directory));
+    // A restore may have put another memory here, with the same number, between the manifest and its files.
+    const bool same_number = now.generation == memory->manifest_.generation;
+    const bool replaced = same_number && now.digest != memory->manifest_.digest;
+    if (tables.ok() && !replaced) {
       memory->tables_ = std::move(tables).value();
       return std::shared_ptr<const Memory>(std::move(memory));
     }
-    POINTSMAN_TRY(Manifest now, ReadManifestFile(files, directory));
-    if (now.generation == memory->manifest_.generation || attempt == kOpenAttempts) return tables.error();
+    if (!tables.ok() && ((same_number && !replaced) || attempt == kOpenAttempts)) return tables.error();
+    if (attempt == kOpenAttempts) {
+      return Error{ErrorCode::kBusy, directory.string() + ": is being replaced; open it again"};
+    }
     memory->manifest_ = std::move(now);
   }
 }

@@ -82,6 +82,9 @@ class MemoryWriter {
   ~MemoryWriter();
 
   EntryStore& store();
+  const std::filesystem::path& directory() const;
+  // The published tables, checked and in private memory. kNotFound before the first Publish, kCorrupt with the remedy.
+  Result<RoutingTables> PublishedTables() const;
 
   // Writes derived/gen-NNN (the next number), keeps a copy of its files in truth, fsyncs, then replaces MANIFEST.json.
   // A crash or an error at any point leaves the previous generation published. Keeps the two newest generations.
@@ -93,6 +96,11 @@ class MemoryWriter {
   Status UpdateManifest(const Manifest& manifest);
   // The published manifest, or kNotFound.
   Result<Manifest> manifest() const;
+
+  // Leaves nothing but what is published: the other generations and their copies in truth go, and the kinds and stages
+  // that a build keeps beside them, and truth is compacted. What was deleted before is then in no file of the memory.
+  // Unlike Publish's own clean-up this reports what it could not remove; it may be repeated.
+  Status Purge();
 
   // Restores MANIFEST.json and the current generation's derived files, bit for bit, from the copies in truth when they
   // are missing or damaged (verify --repair). Does nothing to a sound memory. kNotFound if nothing was published.

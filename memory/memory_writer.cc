@@ -89,7 +89,8 @@ struct MemoryWriter::Impl {
 
 // One more than any that was published or left behind, so that no directory is ever written twice.
 Result<uint64_t> MemoryWriter::Impl::NextGeneration(const std::optional<Manifest>& published) const {
-  uint64_t last = published ? published->generation : 0;
+  POINTSMAN_TRY(uint64_t last, GenerationFloor(*store));
+  if (published) last = std::max(last, published->generation);
   if (files.Exists(DerivedPath(directory))) {
     POINTSMAN_TRY(const std::vector<std::string> names, files.List(DerivedPath(directory)));
     for (const std::string& name : names) last = std::max(last, GenerationNumber(name));
@@ -195,6 +196,14 @@ Result<std::unique_ptr<MemoryWriter>> MemoryWriter::Open(const fs::path& directo
 
 EntryStore& MemoryWriter::store() { return *impl_->store; }
 
+const fs::path& MemoryWriter::directory() const { return impl_->directory; }
+
+Result<RoutingTables> MemoryWriter::PublishedTables() const {
+  POINTSMAN_TRY(const Manifest published, manifest());
+  return OpenPublished(impl_->files, impl_->directory, published, /*load_to_ram=*/true, /*verify=*/true,
+                       /*check_digest=*/false);
+}
+
 Status MemoryWriter::Publish(const RoutingTables& tables, Manifest manifest) {
   POINTSMAN_TRY(const std::optional<Manifest> published, ReadPublished(impl_->files, impl_->directory));
   POINTSMAN_TRY(manifest.generation, impl_->NextGeneration(published));
@@ -227,6 +236,23 @@ Status MemoryWriter::UpdateManifest(const Manifest& manifest) {
 
 Result<Manifest> MemoryWriter::manifest() const { return ReadManifestFile(impl_->files, impl_->directory); }
 
+Status MemoryWriter::Purge() {
+  POINTSMAN_TRY(const Manifest published, manifest());
+  FileSystem& files = impl_->files;
+  const fs::path derived = DerivedPath(impl_->directory);
+  POINTSMAN_TRY(const std::vector<std::string> names, files.List(derived));
+  for (const std::string& name : names) {
+    const bool other = GenerationNumber(name) != 0 && GenerationNumber(name) != published.generation;
+    if (other || name.ends_with(".tmp")) POINTSMAN_CHECK_OK(files.Remove(derived / name));
+  }
+  POINTSMAN_CHECK_OK(files.SyncDirectory(derived));
+  POINTSMAN_CHECK_OK(files.Remove(KindsPath(impl_->directory)));
+  POINTSMAN_CHECK_OK(files.Remove(StagesPath(impl_->directory)));
+  POINTSMAN_CHECK_OK(files.SyncDirectory(impl_->directory));
+  POINTSMAN_CHECK_OK(DropCopiesExcept(*impl_->store, published.generation));
+  return impl_->store->Compact();
+}
+
 Status MemoryWriter::RebuildDerived() {
   auto manifest = this->manifest();
   std::optional<std::string> restored_json;
@@ -234,9 +260,9 @@ Status MemoryWriter::RebuildDerived() {
     if (manifest.error().code != ErrorCode::kNotFound && manifest.error().code != ErrorCode::kCorrupt) {
       return manifest.error();
     }
-    POINTSMAN_TRY(const std::vector<uint64_t> generations, CopiedGenerations(*impl_->store));
-    if (generations.empty()) return manifest.error();
-    POINTSMAN_TRY(restored_json, GetManifestCopy(*impl_->store, generations.back()));
+    auto copy = NewestManifestCopy(*impl_->store);
+    if (!copy.ok()) return copy.error().code == ErrorCode::kNotFound ? manifest.error() : copy.error();
+    restored_json = std::move(copy).value();
     manifest = ParseManifest(*restored_json, TruthPath(impl_->directory).string());
     if (!manifest.ok()) return manifest.error();
   }

@@ -13,7 +13,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "truth records are little-endian");
 
-constexpr uint8_t kDocumentVersion = 1;
+constexpr uint8_t kDocumentVersion = 2;  // 1 had no time of expiry
 constexpr uint8_t kEntryVersion = 1;
 constexpr uint8_t kChangeVersion = 1;
 
@@ -54,7 +54,12 @@ class Encoder {
 // Reads what Encoder wrote; the first failure sticks and every later read yields zeros.
 class Decoder {
  public:
-  Decoder(std::string_view bytes, uint8_t version) : rest_(bytes) { ok_ = Get<uint8_t>() == version && ok_; }
+  // Versions 1 to `newest` are read.
+  Decoder(std::string_view bytes, uint8_t newest) : rest_(bytes) {
+    version_ = Get<uint8_t>();
+    ok_ = ok_ && version_ >= 1 && version_ <= newest;
+  }
+  uint8_t version() const { return version_; }
 
   template <typename T>
   T Get() {
@@ -87,6 +92,7 @@ class Decoder {
 
  private:
   std::string_view rest_;
+  uint8_t version_ = 0;
   bool ok_ = true;
 };
 
@@ -127,6 +133,7 @@ std::string EncodeDocument(const Document& document) {
   encoder.Put(document.cluster);
   encoder.Put(static_cast<uint8_t>(document.role));
   encoder.Put(document.added_unix_s);
+  encoder.Put(document.expires_unix_s);
   encoder.Put(static_cast<uint32_t>(document.tags.size()));
   for (const std::string& tag : document.tags) encoder.PutArray(tag);
   encoder.PutArray(document.tokens);
@@ -147,6 +154,7 @@ std::optional<Document> DecodeDocument(std::string_view key, std::string_view va
   decoder.Require(role <= static_cast<uint8_t>(SplitRole::kTest));
   document.role = static_cast<SplitRole>(role);
   document.added_unix_s = decoder.Get<int64_t>();
+  if (decoder.version() >= 2) document.expires_unix_s = decoder.Get<int64_t>();
   const auto tags = decoder.Get<uint32_t>();
   decoder.Require(tags <= value.size() / sizeof(uint32_t));  // each tag takes at least its length field
   if (!decoder.ok()) return std::nullopt;

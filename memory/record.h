@@ -2,7 +2,8 @@
 //
 // Keys are big-endian, so that RocksDB's byte order is the order of document hash, of (layer, EntryId) and of sequence.
 // A value is one version byte, then little-endian fixed-width fields; arrays carry their length. Decoding checks every
-// length before it allocates, rejects leftovers, and returns nothing for bytes that no Encode function wrote.
+// length before it allocates, rejects leftovers, and returns nothing for bytes that no Encode function wrote, this one
+// or that of an older version.
 // Pure functions: any thread.
 #pragma once
 

@@ -31,6 +31,7 @@ TEST(Records, DecodeToWhatWasEncoded) {
   EXPECT_EQ(decoded->cluster, document.cluster);
   EXPECT_EQ(decoded->role, document.role);
   EXPECT_EQ(decoded->added_unix_s, document.added_unix_s);
+  EXPECT_EQ(decoded->expires_unix_s, document.expires_unix_s);
   EXPECT_EQ(decoded->tags, document.tags);
   EXPECT_EQ(decoded->tokens, document.tokens);
   EXPECT_EQ(decoded->loss_mask, document.loss_mask);
@@ -62,6 +63,35 @@ TEST(Records, WithoutTextAndTagsAreWhole) {
   ASSERT_TRUE(decoded.has_value());
   EXPECT_TRUE(decoded->tokens.empty());
   EXPECT_TRUE(decoded->tags.empty());
+}
+
+// Memories that were built before documents could expire.
+TEST(Records, DocumentsOfVersion1DecodeAndNeverExpire) {
+  const std::string bytes(
+      "\x01"  // version
+      "\x05\0\0\0"
+      "a.txt"  // source
+      "\x02\0\0\0"
+      "ff"                  // sha256
+      "\x03\0\0\0\0\0\0\0"  // cluster
+      "\x01"                // calibration
+      "\x04\0\0\0\0\0\0\0"  // added
+      "\x01\0\0\0"
+      "\x01\0\0\0"
+      "t"  // tags
+      "\x02\0\0\0"
+      "\x07\0\0\0\x08\0\0\0"  // tokens
+      "\0\0\0\0",             // loss mask
+      58);
+  const auto document = DecodeDocument(DocumentKey(9), bytes);
+  ASSERT_TRUE(document.has_value());
+  EXPECT_EQ(document->source, "a.txt");
+  EXPECT_EQ(document->cluster, 3u);
+  EXPECT_EQ(document->role, SplitRole::kCalibration);
+  EXPECT_EQ(document->added_unix_s, 4);
+  EXPECT_EQ(document->expires_unix_s, 0);
+  EXPECT_EQ(document->tags, std::vector<std::string>{"t"});
+  EXPECT_EQ(document->tokens, (std::vector<int32_t>{7, 8}));
 }
 
 TEST(Records, EveryTruncationAndEveryExtraByteIsRejected) {
@@ -96,9 +126,11 @@ TEST(Records, HugeLengthsAreRejectedOrHarmless) {
 }
 
 TEST(Records, UnknownVersionsRolesAndScalesAreRejected) {
-  std::string document = EncodeDocument(MakeDocument(1));
-  document[0] = 2;
-  EXPECT_FALSE(DecodeDocument(DocumentKey(1), document));
+  for (const char version : {'\0', '\1', '\3'}) {  // bytes of version 2 under another number
+    std::string document = EncodeDocument(MakeDocument(1));
+    document[0] = version;
+    EXPECT_FALSE(DecodeDocument(DocumentKey(1), document)) << int{version};
+  }
   StoredEntry entry = MakeEntry(1, 2, 3);
   entry.code_scale = std::numeric_limits<float>::quiet_NaN();
   EXPECT_FALSE(DecodeEntry(EntryKey(1, {2, 3}), EncodeEntry(entry)));

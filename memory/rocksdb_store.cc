@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <rocksdb/db.h>
+#include <rocksdb/utilities/checkpoint.h>
 
 #include <array>
 #include <atomic>
@@ -80,9 +81,11 @@ class Store final : public EntryStore {
   Result<std::string> GetSetting(std::string_view key) override;
   Status DeleteSetting(std::string_view key) override;
   Result<std::vector<std::string>> ListSettings(std::string_view prefix) override;
+  Status CopyTo(const fs::path& directory) override;
   uint64_t LastSequence() const override { return last_sequence_.load(); }
   Status ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) override;
   Status Sync() override;
+  Status Compact() override;
 
   Status CheckRecords();
 
@@ -98,6 +101,7 @@ class Store final : public EntryStore {
   // Adds the change records to `batch` and writes it. REQUIRES: write_mutex_ is held.
   Status Commit(rocksdb::WriteBatch& batch, std::vector<Change> changes, std::string_view action);
   Status DeleteEntriesOf(uint64_t hash, rocksdb::WriteBatch& batch);
+  Status CopyRecordsTo(Store& other);
   Error Wrap(std::string_view action, const rocksdb::Status& status) const {
     return RocksDbError(directory_, action, status);
   }
@@ -344,6 +348,45 @@ Result<std::vector<std::string>> Store::ListSettings(std::string_view prefix) {
   return keys;
 }
 
+// A checkpoint needs the files to stay until it has linked them, which only their writer can promise; a reader copies
+// the records.
+Status Store::CopyTo(const fs::path& directory) {
+  return Guarded(directory_, [&]() -> Status {
+    if (read_only_) {
+      Store other(directory);
+      POINTSMAN_CHECK_OK(other.Open(/*create=*/true, /*read_only=*/false, nullptr));
+      return CopyRecordsTo(other);
+    }
+    rocksdb::Checkpoint* made = nullptr;
+    rocksdb::Status status = rocksdb::Checkpoint::Create(db_.get(), &made);
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(made);
+    if (status.ok()) status = checkpoint->CreateCheckpoint(directory.string());
+    return status.ok() ? Status() : Wrap("copy it", status);
+  });
+}
+
+Status Store::CopyRecordsTo(Store& other) {
+  constexpr size_t kBatchBytes = size_t{4} << 20;
+  rocksdb::WriteOptions unlogged;  // flushed below
+  unlogged.disableWAL = true;
+  for (int family = 0; family < kFamilies; ++family) {
+    rocksdb::WriteBatch batch;
+    const auto write = [&]() -> Status {
+      const rocksdb::Status status = other.db_->Write(unlogged, &batch);
+      batch.Clear();
+      return status.ok() ? Status() : other.Wrap("write a copy", status);
+    };
+    POINTSMAN_CHECK_OK(
+        Iterate(static_cast<Family>(family), {}, {}, [&](std::string_view key, std::string_view value) -> Status {
+          static_cast<void>(batch.Put(other.families_[static_cast<size_t>(family)], AsSlice(key), AsSlice(value)));
+          return batch.GetDataSize() < kBatchBytes ? Status() : write();
+        }));
+    POINTSMAN_CHECK_OK(write());
+  }
+  const rocksdb::Status flushed = other.db_->Flush(rocksdb::FlushOptions(), other.families_);
+  return flushed.ok() ? Status() : other.Wrap("write a copy", flushed);
+}
+
 Status Store::ForEachChange(uint64_t after, const std::function<Status(const Change&)>& visit) {
   if (after == UINT64_MAX) return {};
   return Iterate(kChanges, ChangeKey(after + 1), {}, [&](std::string_view key, std::string_view value) -> Status {
@@ -357,6 +400,28 @@ Status Store::Sync() {
   return Guarded(directory_, [&]() -> Status {
     const rocksdb::Status status = db_->FlushWAL(/*sync=*/true);
     return status.ok() ? Status() : Wrap("sync", status);
+  });
+}
+
+// The log and the memtables into tables, every table rewritten, then the files that this leaves behind away at once:
+// RocksDB would remove them some time later, from a background thread.
+Status Store::Compact() {
+  if (read_only_) return Invalid(fmt::format("{}: cannot compact: opened for reading", directory_.string()));
+  return Guarded(directory_, [&]() -> Status {
+    const std::scoped_lock lock(write_mutex_);
+    rocksdb::FlushOptions flush;
+    flush.wait = true;
+    rocksdb::Status status = db_->Flush(flush, families_);
+    rocksdb::CompactRangeOptions options;
+    options.bottommost_level_compaction = rocksdb::BottommostLevelCompaction::kForce;
+    for (rocksdb::ColumnFamilyHandle* family : families_) {
+      if (status.ok()) status = db_->CompactRange(options, family, nullptr, nullptr);
+    }
+    if (status.ok()) status = db_->SyncWAL();
+    if (status.ok()) status = db_->PauseBackgroundWork();  // waits for what runs
+    if (status.ok()) status = db_->ContinueBackgroundWork();
+    if (status.ok()) status = db_->EnableFileDeletions(/*force=*/true);  // removes obsolete files on this thread
+    return status.ok() ? Status() : Wrap("compact", status);
   });
 }
 

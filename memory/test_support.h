@@ -77,6 +77,7 @@ inline Document MakeDocument(uint64_t hash) {
   document.cluster = hash / 2;
   document.role = static_cast<SplitRole>(hash % 3);
   document.added_unix_s = 1'700'000'000;
+  document.expires_unix_s = 1'800'000'000;
   document.tags = {"general", ""};
   document.tokens = {1, 2, static_cast<int32_t>(hash % 1000)};
   document.loss_mask = {1, 0, 1};

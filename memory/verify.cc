@@ -38,7 +38,11 @@ Result<std::vector<Finding>> Verify(const fs::path& directory, FileSystem* files
   } else if (acquired.error().code == ErrorCode::kBusy) {
     return acquired.error();
   }
+  return CheckMemory(files, directory);
+}
 
+Result<std::vector<Finding>> CheckMemory(FileSystem& files, const fs::path& directory) {
+  const fs::path truth = TruthPath(directory);
   std::vector<Finding> findings;
   const auto manifest = ReadManifestFile(files, directory);
   if (!manifest.ok() && !IsFinding(manifest.error())) return manifest.error();

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -22,6 +23,13 @@ std::string ReadPid(int fd) {
   return digits.empty() ? "unknown" : digits;
 }
 
+// Whether `path` is still the file that was opened: a restore may have put another directory in its place.
+bool IsStill(int fd, const std::filesystem::path& path) {
+  struct stat opened, now;
+  return fstat(fd, &opened) == 0 && stat(path.c_str(), &now) == 0 && opened.st_dev == now.st_dev &&
+         opened.st_ino == now.st_ino;
+}
+
 }  // namespace
 
 Result<WriterLock> WriterLock::Acquire(const std::filesystem::path& memory_directory) {
@@ -33,6 +41,10 @@ Result<WriterLock> WriterLock::Acquire(const std::filesystem::path& memory_direc
     if (errno != EWOULDBLOCK) return ErrnoError(path, "lock", errno);
     return Error{ErrorCode::kBusy, fmt::format("{}: process {} is writing this memory; wait for it or stop it",
                                                memory_directory.string(), ReadPid(fd))};
+  }
+  if (!IsStill(fd, path)) {
+    return Error{ErrorCode::kBusy,
+                 fmt::format("{}: was replaced just now; run the command again", memory_directory.string())};
   }
   const std::string pid = fmt::format("{}\n", getpid());
   if (ftruncate(fd, 0) != 0 || pwrite(fd, pid.data(), pid.size(), 0) != static_cast<ssize_t>(pid.size())) {

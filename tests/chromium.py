@@ -1,10 +1,13 @@
 """A headless Chromium driven over the DevTools protocol through a pair of pipes: no port, no other package."""
 
+import base64
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import tempfile
+import time
 
 
 class Chromium:
@@ -73,6 +76,35 @@ class Chromium:
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
+
+    def wait_until(self, expression, timeout=30):
+        """The first value of `expression` that is true."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            value = self.evaluate(expression)
+            if value:
+                return value
+            time.sleep(0.05)
+        raise AssertionError(f"never true: {expression}")
+
+    def press(self, key, modifiers=0):
+        """One key that is no letter, as the keyboard sends it. Modifiers: 8 is Shift."""
+        codes = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowRight": 39}
+        text = {"Enter": "\r", " ": " "}.get(key, "")
+        event = {"key": key, "windowsVirtualKeyCode": codes[key], "modifiers": modifiers}
+        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **event)
+
+    def type(self, text):
+        """Writes into what has the focus."""
+        self.call("Input.insertText", text=text)
+
+    def screenshot(self, path):
+        """The whole page as PNG."""
+        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        data = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
+        pathlib.Path(path).write_bytes(base64.b64decode(data))
 
     def close(self):
         self.process.terminate()

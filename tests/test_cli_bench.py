@@ -62,3 +62,32 @@ def test_bench_build_refuses_values_of_other_work(pointsman, model, corpus, tmp_
         (tmp_path / script).write_text('print(\'{"seconds": 1, "cpu_seconds": 1, "nll": 99.0}\')')
     arguments = [tmp_path if a == ROOT / "tools" / "bench" else a for a in small_build(model, corpus, "--values", "knn")]
     fails(pointsman(*arguments), 1, "build_plain.py", "99.0", "not the same work")
+
+
+SMALL_DAEMON = ("--entries", "2000", "--seconds", "0.5", "--rounds", "1", "--slow-connections", "20", "--max-tokens", "8")
+
+
+def test_bench_daemon_loads_a_real_server(pointsman, model):
+    document = pointsman.json("bench", "daemon", "--model", model, "--parts", "overload,loris,generate", *SMALL_DAEMON,
+                              schema="bench_daemon")
+    overload = document["overload"]
+    assert overload["offered_per_s"] == pytest.approx(5 * overload["holds_per_s"])
+    assert overload["refused_per_s"] > 0 and overload["failed"] == 0
+    assert overload["resident_bytes_before"] > 1e6
+    assert document["loris"]["beside_p99_ms"] > 0
+    generate = document["generate"]
+    assert generate["overhead"] == pytest.approx(generate["generate_tokens_per_s"] / generate["http_tokens_per_s"] - 1)
+    assert "ours" not in document
+
+
+@pytest.mark.skipif(any(importlib.util.find_spec(name) is None for name in ("faiss", "fastapi", "uvloop")),
+                    reason="faiss-cpu and FastAPI are not installed: tools/setup bench")
+def test_bench_daemon_compares_the_same_answers(pointsman, model):
+    document = pointsman.json("bench", "daemon", "--model", model, "--parts", "route", *SMALL_DAEMON, "--python",
+                              sys.executable, "--scripts", ROOT / "tools" / "bench", schema="bench_daemon")
+    assert document["ratio"] == pytest.approx(document["ours"]["requests_per_s"] / document["baseline"]["requests_per_s"])
+    assert document["largest_difference"] < 0.02
+
+
+def test_bench_daemon_refuses_a_part_that_is_not_there(pointsman, model):
+    fails(pointsman("bench", "daemon", "--model", model, "--parts", "speed", *SMALL_DAEMON), 2, "--parts speed", "overload")

@@ -5,8 +5,8 @@ import json
 import pytest
 from conftest import ROOT, copy_headers, fails
 
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "bench scan", "bench route", "bench build",
-            "bench rewire", "study rewire", "config"]
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "docs add", "docs remove", "bench scan", "bench route",
+            "bench build", "bench rewire", "study rewire", "config"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

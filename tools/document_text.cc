@@ -1,6 +1,9 @@
 #include "tools/document_text.h"
 
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+
+#include <ctime>
 
 namespace pointsman {
 
@@ -16,15 +19,21 @@ const char* SplitRoleText(SplitRole role) {
   return "unknown";
 }
 
+std::string TimeText(int64_t unix_s) {
+  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_s)));
+}
+
 nlohmann::json DocumentJson(const Document& document) {
-  return {{"document", fmt::format("{:016x}", document.hash)},
-          {"source", document.source},
-          {"sha256", document.sha256},
-          {"cluster", fmt::format("{:016x}", document.cluster)},
-          {"role", SplitRoleText(document.role)},
-          {"tokens", document.tokens.size()},
-          {"tags", document.tags},
-          {"added_unix_s", document.added_unix_s}};
+  return {
+      {"document", fmt::format("{:016x}", document.hash)},
+      {"source", document.source},
+      {"sha256", document.sha256},
+      {"cluster", fmt::format("{:016x}", document.cluster)},
+      {"role", SplitRoleText(document.role)},
+      {"tokens", document.tokens.size()},
+      {"tags", document.tags},
+      {"added_unix_s", document.added_unix_s},
+      {"expires_unix_s", document.expires_unix_s == 0 ? nlohmann::json() : nlohmann::json(document.expires_unix_s)}};
 }
 
 }  // namespace pointsman

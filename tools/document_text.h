@@ -1,13 +1,16 @@
 // A document of a memory's truth as the commands show it.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "memory/document.h"
 
 namespace pointsman {
 
 const char* SplitRoleText(SplitRole role);  // "reference", "calibration", "test"
+std::string TimeText(int64_t unix_s);       // "2026-01-31T12:00:00Z"
 nlohmann::json DocumentJson(const Document& document);
 
 }  // namespace pointsman

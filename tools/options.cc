@@ -11,13 +11,11 @@ constexpr OptionKind kText = OptionKind::kText, kTexts = OptionKind::kTexts, kPa
                      kPaths = OptionKind::kPaths, kNames = OptionKind::kNames, kInteger = OptionKind::kInteger,
                      kReal = OptionKind::kReal, kFlag = OptionKind::kFlag, kChoice = OptionKind::kChoice;
 
-constexpr std::string_view kWithModel = "build eval probe plan generate bench-rewire study-rewire";
+constexpr std::string_view kWithModel = "build eval probe plan generate docs-add bench-rewire study-rewire";
 constexpr std::string_view kWithCorpus = "build eval probe plan";
 constexpr std::string_view kBuilds = "build plan";
 constexpr std::string_view kRewires = "generate eval bench-rewire study-rewire";
-constexpr std::string_view kEverywhere =
-    "build eval probe plan generate inspect verify docs-list bench-scan bench-route bench-build bench-rewire "
-    "study-rewire serve keys-new config";
+constexpr std::string_view kEverywhere = "*";
 
 constexpr OptionSpec Option(std::string_view name, OptionKind kind, std::string_view commands,
                             std::string_view value_name, std::string_view fallback, std::string_view help) {
@@ -51,14 +49,14 @@ constexpr OptionSpec Positional(OptionSpec option) {
 constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
 
 constexpr std::array kOptions = {
-    Positional(Option("memory", kPath, "inspect verify docs-list", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
 
-    Required(Option("corpus", kPaths, "build probe plan", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Required(Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
     Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
-    Option("jsonl-fields", kNames, kWithCorpus, "NAMES", "",
+    Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",
            "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
            "text where there are such fields, else all texts of the row"),
     Option("split-by-library", kFlag, kWithCorpus, "", "",
@@ -140,6 +138,21 @@ constexpr std::array kOptions = {
     Option("digest", kFlag, "inspect", "", "",
            "only the digest of what the memory routes with: equal builds have equal digests"),
     Option("document", kText, "inspect", "NAME", "", "one document, by its source or its 16-digit hash"),
+    Option("document", kTexts, "docs-remove", "HASH", "",
+           "a document by its 16-digit hash; may be given several times"),
+    Option("source", kTexts, "docs-remove", "NAME", "",
+           "the document of this source, as docs list prints it; may be given several times"),
+    Option("tag", kTexts, "docs-remove", "TAG", "", "all documents with this tag; may be given several times"),
+    Option("expired", kFlag, "docs-remove", "", "", "all documents whose time has passed (docs add --ttl)"),
+    Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
+    Option("tag", kTexts, "docs-add", "TAG", "", "of the new documents; may be given several times"),
+    Within(1, 1e10,
+           Option("ttl", kInteger, "docs-add", "S", "",
+                  "seconds after which docs remove --expired takes the new documents; none = never")),
+    Option("name", kText, "docs-add", "NAME", "", "the source of the one new document; none = its path"),
+    Option("off-domain", kPaths, "docs-add", "PATH", "",
+           "unrelated text, to tell common token pairs by; none = the build's, if it is still there"),
+    Option("tag", kTexts, "docs-list", "TAG", "", "only documents with this tag; several: with any of them"),
     Within(0, 65535,
            Option("layer", kInteger, "inspect", "N", "",
                   "one layer: sizes, calibration, and which experts its values raise and lower")),
@@ -285,8 +298,19 @@ constexpr std::array kOptions = {
     Within(2, 1e6, Option("prototypes", kInteger, "bench-build", "N", "512", "prototypes a layer")),
     Within(1, 1000, Option("rounds", kInteger, "bench-build", "N", "3", "medians are over so many rounds")),
     Within(0, kLargest, Option("seed", kInteger, "bench-build", "N", "0", "of the split and the training")),
-    Option("python", kPath, "bench-build", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
-    Option("scripts", kPath, "bench-build", "DIR", "tools/bench", "where the rivals are"),
+    Option("parts", kNames, "bench-daemon", "NAMES", "route,overload,loris,generate",
+           "what to measure: route (against FastAPI), overload, loris (slow clients), generate"),
+    Required(Option("model", kPath, "bench-daemon", "DIR", "", "the model that generates")),
+    Option("memory", kPath, "bench-daemon", "MEM", "", "generate with this memory; none = frozen"),
+    Within(64, 1e8, Option("entries", kInteger, "bench-daemon", "N", "100000", "entries of the layer that is routed")),
+    Within(1, 1024, Option("rows", kInteger, "bench-daemon", "N", "16", "rows of a request to /v1/route")),
+    Within(1, 1024, Option("connections", kInteger, "bench-daemon", "N", "8", "that load /v1/route")),
+    Within(1, 10000, Option("slow-connections", kInteger, "bench-daemon", "N", "200", "of the part loris")),
+    Within(1, 1e6, Option("max-tokens", kInteger, "bench-daemon", "N", "128", "new tokens of a completion")),
+    Within(0.1, 3600, Option("seconds", kReal, "bench-daemon", "S", "5", "of each measurement")),
+    Within(1, 1000, Option("rounds", kInteger, "bench-daemon", "N", "3", "both sides in turn; medians are printed")),
+    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
+    Option("scripts", kPath, "bench-build bench-daemon", "DIR", "tools/bench", "where the rivals are"),
     Within(1, 4096, Option("threads", kInteger, "bench-route bench-build", "N", "1", "threads, of every side")),
     Within(0, 4096,
            Option("threads", kInteger, "serve", "N", "0", "threads of the model's forward passes; 0 = one a core")),
@@ -305,6 +329,7 @@ constexpr std::array kOptions = {
 std::span<const OptionSpec> AllOptions() { return kOptions; }
 
 bool BelongsTo(const OptionSpec& option, std::string_view command_key) {
+  if (option.commands == kEverywhere) return true;
   const std::vector<std::string> keys = Split(option.commands, ' ');
   return std::find(keys.begin(), keys.end(), command_key) != keys.end();
 }

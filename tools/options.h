@@ -25,7 +25,8 @@ enum class OptionKind {
 struct OptionSpec {
   std::string_view name = {};
   OptionKind kind = OptionKind::kText;
-  std::string_view commands = {};    // keys of the commands that have it, separated by spaces ("docs-list" = docs list)
+  std::string_view commands =
+      {};  // keys of the commands that have it, separated by spaces ("docs-list" = docs list); "*" = all
   std::string_view value_name = {};  // for the help: DIR, N, ...
   std::string_view fallback = {};    // default; empty = none
   std::string_view help = {};        // meaning first, then what to mind

@@ -124,6 +124,7 @@ void ReadSampling(FieldReader& fields, const RequestLimits& limits, CompletionRe
   request.temperature = fields.Real("temperature", 1, 0, 2);
   request.top_p = fields.Real("top_p", 1, 0, 1);
   if (request.top_p == 0) fields.Fail("top_p", "must be above 0; temperature 0 takes the likeliest token");
+  request.ignore_end = fields.Flag("ignore_eos", false);  // vLLM's name
   request.seed_given = fields.Has("seed");
   const int64_t seed =
       fields.Integer("seed", 0, std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());

@@ -31,6 +31,7 @@ struct CompletionRequest {
   std::vector<std::string> prompt_texts;      // for `echo`
   int64_t n = 1;
   uint64_t seed = 0;
+  bool ignore_end = false;  // go on past end tokens
   bool seed_given = false;  // else one is drawn for the request and told in the answer
   std::vector<std::string> stop;
   bool logprobs = false;  // tell the chosen token's

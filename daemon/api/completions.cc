@@ -77,6 +77,7 @@ CompletionTask TaskOf(const Running& run, size_t choice) {
   task.temperature = request.temperature;
   task.top_p = request.top_p;
   task.seed = request.seed + choice;
+  task.ignore_end = request.ignore_end;
   task.stop = request.stop;
   task.top_logprobs = request.top_logprobs;
   task.explain = request.explain;
@@ -90,7 +91,7 @@ CompletionTask TaskOf(const Running& run, size_t choice) {
   const auto index = static_cast<uint32_t>(choice);
   const std::shared_ptr<MemoryState> state = run.routing.memory ? run.routing.memory->state : nullptr;
   task.on_token = [mailbox = run.mailbox, state, index](const TokenOutput& token) {
-    if (state && token.token >= 0) MemoryRegistry::CountToken(*state, token.gate, token.confidence);
+    if (state && token.token >= 0) MemoryRegistry::CountToken(*state, token.gate, token.confidence, token.layers);
     mailbox->Send({.choice = index, .token = token, .done = {}});
   };
   task.on_done = [mailbox = run.mailbox, index](Result<CompletionTask::Done> done) {

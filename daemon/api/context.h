@@ -48,6 +48,9 @@ void AddModelRoutes(PathRouter& router, ApiContext& context);
 void AddCompletionRoutes(PathRouter& router, ApiContext& context);
 void AddSessionRoutes(PathRouter& router, ApiContext& context);
 void AddMemoryRoutes(PathRouter& router, ApiContext& context);
+void AddDocumentRoutes(PathRouter& router, ApiContext& context);
+void AddSearchRoutes(PathRouter& router, ApiContext& context);
+void AddDiagnosisRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
 void AddJobRoutes(PathRouter& router, ApiContext& context);
 

@@ -5,6 +5,7 @@
 
 #include "memory/stopwatch.h"
 #include "models/experts.h"
+#include "models/row_sources.h"
 
 namespace pointsman {
 namespace {
@@ -28,11 +29,26 @@ std::vector<LogProb> TopTokens(std::span<const float> logprobs, int count) {
   return top;
 }
 
+// Of the memory's layers; a session's own are left out.
+std::vector<LayerSignal> SignalsOf(std::span<const RowTrace> trace, const RoutingTables* tables, int64_t top_k) {
+  std::vector<LayerSignal> signals;
+  if (tables == nullptr) return signals;
+  for (const RowTrace& row : trace) {
+    if (row.neighbours.empty()) continue;
+    const auto after = TopExperts(row.logits_after, top_k);
+    signals.push_back({.layer = row.layer,
+                       .weight = row.gate * row.confidence,
+                       .similarity = row.neighbours.front().similarity,
+                       .changed = !Without(TopExperts(row.logits_before, top_k), after).empty()});
+  }
+  return signals;
+}
+
 // Mean over the memory's layers of G * g.
-float ConfidenceOf(std::span<const RowTrace> trace, const RoutingTables* tables) {
+float ConfidenceOf(std::span<const LayerSignal> signals, const RoutingTables* tables) {
   if (tables == nullptr || tables->layers.empty()) return 0;
   float sum = 0;
-  for (const RowTrace& row : trace) sum += row.gate * row.confidence;
+  for (const LayerSignal& signal : signals) sum += signal.weight;
   return sum / static_cast<float>(tables->layers.size());
 }
 
@@ -118,7 +134,8 @@ void Completion::Deliver(int32_t token, PassResult& result) {
   output.logprob = logprobs[token];
   output.top = TopTokens(logprobs, task_.top_logprobs);
   output.gate = result.gate;
-  output.confidence = ConfidenceOf(result.trace, task_.binding.tables.get());
+  output.layers = SignalsOf(result.trace, task_.binding.tables.get(), compute_.model.config().experts_per_token);
+  output.confidence = ConfidenceOf(output.layers, task_.binding.tables.get());
   if (task_.explain) output.trace = std::move(result.trace);
   task_.on_token(output);
 }

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include "adapt/rerouting_options.h"
+#include "daemon/live_window.h"
 #include "memory/result.h"
 #include "models/generate.h"
 #include "models/model.h"
@@ -54,13 +55,14 @@ struct LogProb {
 };
 
 struct TokenOutput {
-  int32_t token = -1;                // -1: only text that was held back
-  std::string text;                  // that became final with it: whole UTF-8 characters, see GenerateOptions::on_token
-  float logprob = 0;                 // of the model's (routed) distribution, before temperature and top_p
-  std::vector<LogProb> top;          // best first, `top_logprobs` of them
-  float gate = 0;                    // G of the row that predicted it; 0 without a memory
-  float confidence = 0;              // mean over layers of G * g
-  std::vector<RowTrace> trace = {};  // with `explain`: one a layer of the memory or session; `row` is 0
+  int32_t token = -1;        // -1: only text that was held back
+  std::string text;          // that became final with it: whole UTF-8 characters, see GenerateOptions::on_token
+  float logprob = 0;         // of the model's (routed) distribution, before temperature and top_p
+  std::vector<LogProb> top;  // best first, `top_logprobs` of them
+  float gate = 0;            // G of the row that predicted it; 0 without a memory
+  float confidence = 0;      // mean over layers of G * g
+  std::vector<LayerSignal> layers = {};  // of the memory, ascending; empty without one
+  std::vector<RowTrace> trace = {};      // with `explain`: one a layer of the memory or session; `row` is 0
 };
 
 struct CompletionTask {

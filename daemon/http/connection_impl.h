@@ -101,7 +101,8 @@ boost::asio::awaitable<bool> Connection<Stream>::Respond(const HttpRequest* requ
   Expire(state_.options.limits.write_timeout_ms);
   ErrorOf error;
   if (!streamed) {
-    if (!response.stream) message.content_length(response.body.size());
+    const bool unmodified = response.status == 304;  // a length would be the resource's, which is not sent
+    if (!response.stream && !unmodified) message.content_length(response.body.size());
     if (!head_only) message.body() = std::move(response.body);
     http::serializer<false, http::string_body> serializer(message);
     if (head_only) {

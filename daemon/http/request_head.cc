@@ -10,7 +10,9 @@ namespace pointsman {
 namespace {
 
 constexpr size_t kMostQueryKeys = 64;
-constexpr std::array<std::string_view, 6> kMethods = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"};
+// The last three are known and served nowhere: 405 (RFC 9110, 9.1); a name that HTTP does not know is 501.
+constexpr std::array<std::string_view, 9> kMethods = {"GET",    "HEAD",    "POST",  "PUT",  "PATCH",
+                                                      "DELETE", "OPTIONS", "TRACE", "QUERY"};
 
 ApiError Bad(std::string what) { return {ApiCode::kInvalidRequest, "HTTP: " + std::move(what)}; }
 

@@ -100,7 +100,7 @@ TEST(RequestHeadTest, EveryDoubtfulFormIsRefused) {
       {"GET /x http/1.1\r\n" + kHost + "\r\n", 400},
       {"GET /x HTTP/1.2\r\n" + kHost + "\r\n", 505},
       {"PRI * HTTP/2.0\r\n\r\n", 505},
-      {"TRACE /x HTTP/1.1\r\n" + kHost + "\r\n", 501},
+      {"BREW /x HTTP/1.1\r\n" + kHost + "\r\n", 501},
       {"CONNECT a:80 HTTP/1.1\r\n" + kHost + "\r\n", 501},
       {"get /x HTTP/1.1\r\n" + kHost + "\r\n", 501},
       {"G(T /x HTTP/1.1\r\n" + kHost + "\r\n", 400},

@@ -132,6 +132,31 @@ TEST_F(ScoredDocuments, LayersSayHowMuchRoutingChanged) {
   for (const LayerTally& layer : tally.value().layers) EXPECT_EQ(layer.changed_experts + layer.open_tokens, 0u);
 }
 
+TEST_F(ScoredDocuments, TheSignalIsTheMeanOfItsTokens) {
+  const auto trace = TraceSequence(*model_, tables_, test_.sequences.front());
+  ASSERT_TRUE(IsOk(trace));
+  const auto tally = TallyRouting(*model_, tables_, std::span(test_.sequences).first(1), {});
+  ASSERT_TRUE(IsOk(tally));
+  const RoutingSignal signal = SignalOf(tally.value());
+  double open = 0, gate = 0, weight = 0, similarity = 0, tokens = 0, searched = 0;
+  const auto layers = static_cast<double>(model_->config().num_layers);
+  for (const RowTrace& row : trace.value()) {
+    if (!test_.sequences.front().mask[row.row]) continue;
+    tokens += 1 / layers;
+    open += (row.gate > 0) / layers;
+    gate += row.gate / layers;
+    weight += row.gate * row.confidence / layers;
+    if (row.gate > 0) similarity += row.neighbours.front().similarity, ++searched;
+  }
+  EXPECT_NEAR(static_cast<double>(signal.tokens), tokens, 1e-6);
+  EXPECT_NEAR(signal.open_share, open / tokens, 1e-6);
+  EXPECT_NEAR(signal.gate_mean, gate / tokens, 1e-6);
+  EXPECT_NEAR(signal.confidence_mean, weight / tokens, 1e-6);
+  EXPECT_NEAR(signal.similarity_mean, similarity / searched, 1e-6);
+  EXPECT_GT(signal.open_share, 0);
+  EXPECT_EQ(SignalOf(RoutingTally()).tokens, 0u);
+}
+
 TEST_F(ScoredDocuments, TheBreakdownIsTheSameForAnyNumberOfThreads) {
   const auto one = ExamineWith(1), three = ExamineWith(3);
   ASSERT_TRUE(IsOk(one));

@@ -25,6 +25,8 @@ void Count(const RowTrace& row, int64_t experts_per_token, RoutingTally& tally) 
   layer.tokens += 1;
   layer.changed_tokens += changed > 0;
   layer.changed_experts += changed;
+  layer.weight_sum += static_cast<double>(row.gate) * row.confidence;
+  if (!row.neighbours.empty()) layer.similarity_sum += row.neighbours.front().similarity;
   if (row.gate > 0) {
     layer.open_tokens += 1;
     layer.confidence_sum += row.confidence;
@@ -53,6 +55,8 @@ void AddTo(RoutingTally& sum, const RoutingTally& part) {
     into.changed_experts += layer.changed_experts;
     into.open_tokens += layer.open_tokens;
     into.confidence_sum += layer.confidence_sum;
+    into.weight_sum += layer.weight_sum;
+    into.similarity_sum += layer.similarity_sum;
   }
   const size_t positions = std::max(sum.gate_sum.size(), part.gate_sum.size());
   sum.gate_sum.resize(positions);
@@ -108,6 +112,26 @@ Result<RoutingTally> TallyRouting(const MoeModel& model, const std::shared_ptr<c
     AddTo(sum, tallies[i]);
   }
   return sum;
+}
+
+RoutingSignal SignalOf(const RoutingTally& tally) {
+  RoutingSignal signal{.tokens = tally.tokens};
+  if (tally.tokens == 0 || tally.layers.empty()) return signal;
+  const auto tokens = static_cast<double>(tally.tokens);
+  const auto layers = static_cast<double>(tally.layers.size());
+  for (const double gate : tally.gate_sum) signal.gate_mean += gate / tokens;
+  for (const LayerTally& layer : tally.layers) {
+    signal.confidence_mean += layer.weight_sum / tokens / layers;
+    if (layer.open_tokens > 0) {
+      signal.similarity_mean += layer.similarity_sum / static_cast<double>(layer.open_tokens) / layers;
+    }
+  }
+  signal.open_share = static_cast<double>(tally.layers.front().open_tokens) / tokens;
+  // Sums of fp32 may pass an end by a rounding.
+  signal.gate_mean = std::min(signal.gate_mean, 1.0);
+  signal.confidence_mean = std::min(signal.confidence_mean, 1.0);
+  signal.similarity_mean = std::clamp(signal.similarity_mean, -1.0, 1.0);
+  return signal;
 }
 
 }  // namespace pointsman

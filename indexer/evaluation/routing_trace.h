@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "adapt/sequences.h"
+#include "memory/manifest.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
 #include "models/model.h"
@@ -26,6 +27,8 @@ struct LayerTally {
   uint64_t changed_experts = 0;  // summed over tokens
   uint64_t open_tokens = 0;      // G > 0
   double confidence_sum = 0;     // of g, over open tokens
+  double weight_sum = 0;         // of G g
+  double similarity_sum = 0;     // of the nearest key, over open tokens
 };
 
 struct RoutingTally {
@@ -43,5 +46,8 @@ struct TallyOptions {
 // Tokens whose target does not count are left out. The same for any number of threads.
 Result<RoutingTally> TallyRouting(const MoeModel& model, const std::shared_ptr<const RoutingTables>& tables,
                                   std::span<const Sequence> sequences, const TallyOptions& options);
+
+// The tally as means over tokens and layers, for the manifest.
+RoutingSignal SignalOf(const RoutingTally& tally);
 
 }  // namespace pointsman

@@ -21,7 +21,7 @@ inline constexpr uint32_t kChunkDims = 512;
 static_assert(int64_t{kChunkDims} * 32767 * 128 < (int64_t{1} << 31));
 
 inline constexpr uint32_t kQueryAlign = 16;  // queries are padded with zeros to whole vectors of 16
-inline constexpr uint32_t kQueryTile = 4;    // queries that share one pass over a block of keys
+inline constexpr uint32_t kQueryTile = 16;   // queries that share one pass over a block of keys
 
 struct KeyBlock {
   const int8_t* codes = nullptr;  // [rows, dim]
@@ -33,10 +33,23 @@ struct KeyBlock {
 
 struct QueryTile {
   const int16_t* codes = nullptr;  // [count, padded_dim], zeros beyond dim
+  const int32_t* pairs = nullptr;  // [count, padded_dim / 2], InterleavePairs of codes
   const float* scales = nullptr;   // [count]
   uint32_t count = 0;              // 1..kQueryTile
   uint32_t padded_dim = 0;         // dim rounded up to kQueryAlign
 };
+
+// A query as the kernels that turn keys read it. Of four dims a, b, c, d the pairs are (a, c) and (b, d): widening the
+// bytes of a 32-bit word of a key to int16 gives its even ones, then its odd ones. codes and pairs [padded_dim].
+inline void InterleavePairs(const int16_t* codes, uint32_t padded_dim, int32_t* pairs) {
+  const auto pair = [](int16_t low, int16_t high) {
+    return static_cast<int32_t>(uint32_t{static_cast<uint16_t>(high)} << 16 | static_cast<uint16_t>(low));
+  };
+  for (uint32_t i = 0; i < padded_dim; i += 4) {
+    pairs[i / 2] = pair(codes[i], codes[i + 2]);
+    pairs[i / 2 + 1] = pair(codes[i + 1], codes[i + 3]);
+  }
+}
 
 // Offers every key of the block to best[i] for every query i of the tile, rows ascending.
 // REQUIRES (kernels but the portable one): padded_dim bytes are readable from the start of every row.

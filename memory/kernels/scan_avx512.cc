@@ -1,6 +1,7 @@
-// AVX-512 with VNNI: sixteen dot products at a time, as 16 keys x 1 query (decode) or 4 keys x 4 queries (prefill).
-// AVX-512 implies fused multiply-add, so this file relies on -ffp-contract=off as well as on the shape of the float
-// expression (scan.h). dpwssd adds without saturation, so its sums are madd's.
+// AVX-512 with VNNI: the dot products of sixteen keys at a time. One query (decode) reads the keys as they lie and ends
+// in a reduction over lanes. Several (prefill) share keys that were turned so that a lane holds a key: no reduction,
+// and one instruction makes 32 products. AVX-512 implies fused multiply-add, so this file relies on -ffp-contract=off
+// as well as on the shape of the float expression (scan.h). dpwssd adds without saturation, so its sums are madd's.
 #if defined(__x86_64__)
 
 // GCC 12 takes the "undefined" operands of its own AVX-512 headers for uninitialised variables (GCC bug 105593).
@@ -11,6 +12,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstdlib>
+#include <vector>
 
 #include "memory/kernels/scan.h"
 
@@ -18,6 +21,8 @@
 
 namespace pointsman {
 namespace {
+
+constexpr int kLanes = 16;
 
 POINTSMAN_AVX512 inline __m256i FoldHalves(__m512i sums) {
   return _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
@@ -36,14 +41,13 @@ POINTSMAN_AVX512 inline __m256i ReduceEight(const __m512i* accumulators) {
   return _mm256_add_epi32(_mm256_permute2x128_si256(a0123, a4567, 0x20), _mm256_permute2x128_si256(a0123, a4567, 0x31));
 }
 
-// Adds the products of 32 dims, or of the last 16 (kHalf), to the accumulators, keys major.
-template <int kKeys, int kQueries, bool kHalf>
-POINTSMAN_AVX512 inline void AddProducts(const int8_t* codes, uint32_t dim, const int16_t* query, uint32_t query_stride,
-                                         uint32_t i, __m512i* sums) {
+// Adds the products of 32 dims, or of the last 16 (kHalf), of sixteen keys to their accumulators.
+template <bool kHalf>
+POINTSMAN_AVX512 inline void AddProducts(const int8_t* codes, uint32_t dim, const int16_t* query, uint32_t i,
+                                         __m512i* sums) {
   constexpr __mmask32 kMask = kHalf ? 0x0000ffffu : 0xffffffffu;
-  __m512i q[kQueries];
-  for (int j = 0; j < kQueries; ++j) q[j] = _mm512_maskz_loadu_epi16(kMask, query + size_t{query_stride} * j + i);
-  for (int r = 0; r < kKeys; ++r) {
+  const __m512i q = _mm512_maskz_loadu_epi16(kMask, query + i);
+  for (int r = 0; r < kLanes; ++r) {
     const int8_t* key = codes + size_t{dim} * r + i;
     __m256i bytes;
     if constexpr (kHalf) {
@@ -51,88 +55,195 @@ POINTSMAN_AVX512 inline void AddProducts(const int8_t* codes, uint32_t dim, cons
     } else {
       bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(key));
     }
-    const __m512i widened = _mm512_cvtepi8_epi16(bytes);
-    for (int j = 0; j < kQueries; ++j) {
-      sums[r * kQueries + j] = _mm512_dpwssd_epi32(sums[r * kQueries + j], widened, q[j]);
-    }
+    sums[r] = _mm512_dpwssd_epi32(sums[r], _mm512_cvtepi8_epi16(bytes), q);
   }
 }
 
-// The dots of kKeys keys x kQueries queries over dims [begin, end), keys major.
-template <int kKeys, int kQueries>
-POINTSMAN_AVX512 inline __m512i DotsOfChunk(const int8_t* codes, uint32_t dim, const int16_t* query,
-                                            uint32_t query_stride, uint32_t begin, uint32_t end) {
-  static_assert(kKeys * kQueries == 16);
-  __m512i sums[16];
+// The dots of sixteen keys with a query over dims [begin, end).
+POINTSMAN_AVX512 inline __m512i DotsOfChunk(const int8_t* codes, uint32_t dim, const int16_t* query, uint32_t begin,
+                                            uint32_t end) {
+  __m512i sums[kLanes];
   for (__m512i& sum : sums) sum = _mm512_setzero_si512();
   uint32_t i = begin;
-  for (; i + 32 <= end; i += 32) AddProducts<kKeys, kQueries, false>(codes, dim, query, query_stride, i, sums);
-  if (i < end) AddProducts<kKeys, kQueries, true>(codes, dim, query, query_stride, i, sums);
+  for (; i + 32 <= end; i += 32) AddProducts<false>(codes, dim, query, i, sums);
+  if (i < end) AddProducts<true>(codes, dim, query, i, sums);
   return _mm512_inserti64x4(_mm512_castsi256_si512(ReduceEight(sums)), ReduceEight(sums + 8), 1);
 }
 
-template <int kKeys, int kQueries>
+POINTSMAN_AVX512 inline __m512 FloatsOf(const int64_t* totals) {
+  alignas(64) float floats[kLanes];
+  for (int i = 0; i < kLanes; ++i) floats[i] = static_cast<float>(totals[i]);
+  return _mm512_load_ps(floats);
+}
+
+POINTSMAN_AVX512 inline void AddTo(int64_t* totals, __m512i dots) {
+  alignas(64) int32_t parts[kLanes];
+  _mm512_store_si512(parts, dots);
+  for (int i = 0; i < kLanes; ++i) totals[i] += parts[i];
+}
+
 POINTSMAN_AVX512 inline __m512 DotsAsFloat(const int8_t* codes, uint32_t dim, const int16_t* query,
                                            uint32_t padded_dim) {
-  if (padded_dim <= kChunkDims) {
-    return _mm512_cvtepi32_ps(DotsOfChunk<kKeys, kQueries>(codes, dim, query, padded_dim, 0, padded_dim));
-  }
-  int64_t totals[16] = {};
+  if (padded_dim <= kChunkDims) return _mm512_cvtepi32_ps(DotsOfChunk(codes, dim, query, 0, padded_dim));
+  int64_t totals[kLanes] = {};
   for (uint32_t begin = 0; begin < padded_dim; begin += kChunkDims) {
-    const uint32_t end = std::min(padded_dim, begin + kChunkDims);
-    alignas(64) int32_t dots[16];
-    _mm512_store_si512(dots, DotsOfChunk<kKeys, kQueries>(codes, dim, query, padded_dim, begin, end));
-    for (int i = 0; i < 16; ++i) totals[i] += dots[i];
+    AddTo(totals, DotsOfChunk(codes, dim, query, begin, std::min(padded_dim, begin + kChunkDims)));
   }
-  alignas(64) float floats[16];
-  for (int i = 0; i < 16; ++i) floats[i] = static_cast<float>(totals[i]);
-  return _mm512_load_ps(floats);
+  return FloatsOf(totals);
+}
+
+// Offers sixteen keys, from `row` of the block on, to one query's best.
+POINTSMAN_AVX512 inline void Offer(__m512 dots, __m512 key_scales, float query_scale, uint32_t row, TopK& best) {
+  const __m512 similarities = _mm512_mul_ps(dots, _mm512_mul_ps(key_scales, _mm512_set1_ps(query_scale)));
+  uint32_t hits = _mm512_cmp_ps_mask(similarities, _mm512_set1_ps(best.threshold()), _CMP_GT_OQ);
+  if (hits == 0) [[likely]]
+    return;
+  alignas(64) float stored[kLanes];
+  _mm512_store_ps(stored, similarities);
+  for (; hits != 0; hits &= hits - 1) {
+    const int lane = std::countr_zero(hits);
+    if (stored[lane] > best.threshold()) best.Push(stored[lane], row + lane);
+  }
 }
 
 POINTSMAN_AVX512 void ScanOneQuery(const KeyBlock& keys, const int16_t* query, uint32_t padded_dim, float query_scale,
                                    TopK* best) {
-  const __m512 query_scales = _mm512_set1_ps(query_scale);
   uint32_t row = 0;
-  for (; row + 16 <= keys.rows; row += 16) {
-    const __m512 dots = DotsAsFloat<16, 1>(keys.codes + size_t{row} * keys.dim, keys.dim, query, padded_dim);
-    const __m512 scales = _mm512_mul_ps(_mm512_loadu_ps(keys.scales + row), query_scales);
-    const __m512 similarities = _mm512_mul_ps(dots, scales);
-    uint32_t hits = _mm512_cmp_ps_mask(similarities, _mm512_set1_ps(best->threshold()), _CMP_GT_OQ);
-    if (hits == 0) [[likely]]
-      continue;
-    alignas(64) float stored[16];
-    _mm512_store_ps(stored, similarities);
-    for (; hits != 0; hits &= hits - 1) {
-      const int lane = std::countr_zero(hits);
-      if (stored[lane] > best->threshold()) best->Push(stored[lane], keys.first_row + row + lane);
-    }
+  for (; row + kLanes <= keys.rows; row += kLanes) {
+    const int8_t* codes = keys.codes + size_t{row} * keys.dim;
+    Offer(DotsAsFloat(codes, keys.dim, query, padded_dim), _mm512_loadu_ps(keys.scales + row), query_scale,
+          keys.first_row + row, *best);
   }
-  const QueryTile one{query, &query_scale, 1, padded_dim};
+  const QueryTile one{query, nullptr, &query_scale, 1, padded_dim};
   for (; row < keys.rows; ++row) ScanOneRow(keys, row, one, best);
 }
 
-POINTSMAN_AVX512 void ScanFourQueries(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
-  const __m512 query_scales = _mm512_broadcast_f32x4(_mm_loadu_ps(queries.scales));
-  const __m512i four_times_each = _mm512_set_epi32(3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0, 0, 0);
-  alignas(16) float floor[4];
-  for (int q = 0; q < 4; ++q) floor[q] = best[q].threshold();
+// Sixteen keys turned: words[c] holds four dims of each in the key's 32-bit lane, as bytes of key + 128: what dpbusd
+// multiplies is unsigned on one side. `count` is a multiple of 16.
+POINTSMAN_AVX512 inline void TurnKeys(const int8_t* codes, uint32_t dim, uint32_t count, __m512i* words) {
+  const __m512i unsign = _mm512_set1_epi8(static_cast<char>(0x80));
+  for (uint32_t i = 0; i < count; i += 16) {
+    // A 4 x 4 transposition of words in each 128-bit part, which holds four neighbouring keys.
+    __m512i rows[4];
+    for (int r = 0; r < 4; ++r) {
+      const auto part = [&](int key) {
+        return _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + size_t{dim} * key + i));
+      };
+      rows[r] = _mm512_castsi128_si512(part(r));
+      rows[r] = _mm512_inserti32x4(rows[r], part(r + 4), 1);
+      rows[r] = _mm512_inserti32x4(rows[r], part(r + 8), 2);
+      rows[r] = _mm512_inserti32x4(rows[r], part(r + 12), 3);
+      rows[r] = _mm512_xor_si512(rows[r], unsign);
+    }
+    const __m512i low01 = _mm512_unpacklo_epi32(rows[0], rows[1]), high01 = _mm512_unpackhi_epi32(rows[0], rows[1]);
+    const __m512i low23 = _mm512_unpacklo_epi32(rows[2], rows[3]), high23 = _mm512_unpackhi_epi32(rows[2], rows[3]);
+    *words++ = _mm512_unpacklo_epi64(low01, low23);
+    *words++ = _mm512_unpackhi_epi64(low01, low23);
+    *words++ = _mm512_unpacklo_epi64(high01, high23);
+    *words++ = _mm512_unpackhi_epi64(high01, high23);
+  }
+}
+
+// Adds the turned keys' dots with the high bytes of kQueries queries to `dots`.
+template <int kQueries>
+POINTSMAN_AVX512 inline void AddHighDots(const __m512i* words, uint32_t count, const int32_t* queries, uint32_t stride,
+                                         __m512i* dots) {
+  __m512i sums[kQueries];
+  for (int q = 0; q < kQueries; ++q) sums[q] = dots[q];
+  for (uint32_t c = 0; c < count; ++c) {
+    const __m512i word = words[c];
+    for (int q = 0; q < kQueries; ++q) {
+      sums[q] = _mm512_dpbusd_epi32(sums[q], word, _mm512_set1_epi32(queries[size_t{stride} * q + c]));
+    }
+  }
+  for (int q = 0; q < kQueries; ++q) dots[q] = sums[q];
+}
+
+POINTSMAN_AVX512 inline void AddHighDotsOfAll(const __m512i* words, uint32_t count, const int32_t* queries,
+                                              uint32_t stride, uint32_t query_count, __m512i* dots) {
+  for (; query_count >= 8; query_count -= 8, queries += size_t{stride} * 8, dots += 8) {
+    AddHighDots<8>(words, count, queries, stride, dots);
+  }
+  for (; query_count >= 2; query_count -= 2, queries += size_t{stride} * 2, dots += 2) {
+    AddHighDots<2>(words, count, queries, stride, dots);
+  }
+  if (query_count == 1) AddHighDots<1>(words, count, queries, stride, dots);
+}
+
+// A query's high bytes, q = 256 high + low, and how far the products of the low ones can reach.
+struct HighQueries {
+  explicit HighQueries(const QueryTile& queries) : words(size_t{queries.count} * queries.padded_dim / 4) {
+    const uint32_t dim = queries.padded_dim;
+    for (uint32_t q = 0; q < queries.count; ++q) {
+      int64_t high_sum = 0, low_sum = 0;
+      auto* bytes = reinterpret_cast<int8_t*>(words.data() + size_t{q} * dim / 4);
+      for (uint32_t i = 0; i < dim; ++i) {
+        const int value = queries.codes[size_t{q} * dim + i];
+        const int high = std::clamp((value + 128) >> 8, -127, 127);
+        bytes[i] = static_cast<int8_t>(high);
+        high_sum += high;
+        low_sum += std::abs(value - 256 * high);
+      }
+      offsets[q] = static_cast<int32_t>(-128 * high_sum);  // dpbusd's keys are 128 too large
+      // 2^-20 of the largest dot covers the roundings of the filter's floats, which are a few 2^-24 of it.
+      reach[q] = static_cast<float>(128 * low_sum) + static_cast<float>(dim) * (256.0f * 127 * 128) * 0x1.0p-20f;
+    }
+  }
+  std::vector<int32_t> words;  // [count, padded_dim / 4]
+  int32_t offsets[kQueryTile];
+  float reach[kQueryTile];
+};
+
+// sum_i query[i] * key[i] for up to kChunkDims dims.
+POINTSMAN_AVX512 inline int64_t DotOfOne(const int16_t* query, const int8_t* key, uint32_t padded_dim) {
+  __m512i sum = _mm512_setzero_si512();
+  for (uint32_t i = 0; i < padded_dim; i += 16) {
+    const __m256i part = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(key + i)));
+    const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(query + i));
+    sum = _mm512_dpwssd_epi32(sum, _mm512_zextsi256_si512(part), _mm512_zextsi256_si512(q));
+  }
+  return _mm512_reduce_add_epi32(sum);
+}
+
+// The keys that the filter lets through, by their true similarity.
+POINTSMAN_AVX512 inline void OfferCandidates(const KeyBlock& keys, const QueryTile& queries, uint32_t q, uint32_t row,
+                                             uint32_t candidates, TopK& best) {
+  const int16_t* query = queries.codes + size_t{q} * queries.padded_dim;
+  for (; candidates != 0; candidates &= candidates - 1) {
+    const uint32_t at = row + static_cast<uint32_t>(std::countr_zero(candidates));
+    const int8_t* key = keys.codes + size_t{at} * keys.dim;
+    const int64_t dot =
+        queries.padded_dim <= kChunkDims ? DotOfOne(query, key, queries.padded_dim) : DotExact(query, key, keys.dim);
+    const float similarity = static_cast<float>(dot) * (keys.scales[at] * queries.scales[q]);
+    if (similarity > best.threshold()) best.Push(similarity, keys.first_row + at);
+  }
+}
+
+// A filter that keeps every key that may be among the best, then the true dots of what it kept:
+//   dot = 256 high . key + low . key <= 256 high . key + reach
+// and rounding to float and multiplying by the scales, none of which is negative, keep the order of two numbers. So the
+// result is that of comparing all keys exactly, at a fourth of the products.
+POINTSMAN_AVX512 void ScanManyQueries(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
+  const HighQueries high(queries);
+  __m512i words[kChunkDims / 4];
+  __m512i dots[kQueryTile];
+  const uint32_t stride = queries.padded_dim / 4;
   uint32_t row = 0;
-  for (; row + 4 <= keys.rows; row += 4) {
-    const __m512 dots =
-        DotsAsFloat<4, 4>(keys.codes + size_t{row} * keys.dim, keys.dim, queries.codes, queries.padded_dim);
-    const __m512 key_scales =
-        _mm512_permutexvar_ps(four_times_each, _mm512_broadcast_f32x4(_mm_loadu_ps(keys.scales + row)));
-    const __m512 similarities = _mm512_mul_ps(dots, _mm512_mul_ps(key_scales, query_scales));
-    uint32_t hits = _mm512_cmp_ps_mask(similarities, _mm512_broadcast_f32x4(_mm_load_ps(floor)), _CMP_GT_OQ);
-    if (hits == 0) [[likely]]
-      continue;
-    alignas(64) float stored[16];
-    _mm512_store_ps(stored, similarities);
-    for (; hits != 0; hits &= hits - 1) {
-      const int lane = std::countr_zero(hits);
-      const int q = lane % 4;
-      if (stored[lane] > floor[q]) best[q].Push(stored[lane], keys.first_row + row + lane / 4);
-      floor[q] = best[q].threshold();
+  for (; row + kLanes <= keys.rows; row += kLanes) {
+    for (uint32_t q = 0; q < queries.count; ++q) dots[q] = _mm512_set1_epi32(high.offsets[q]);
+    for (uint32_t begin = 0; begin < queries.padded_dim; begin += kChunkDims) {
+      const uint32_t count = std::min(queries.padded_dim - begin, kChunkDims);
+      TurnKeys(keys.codes + size_t{row} * keys.dim + begin, keys.dim, count, words);
+      AddHighDotsOfAll(words, count / 4, high.words.data() + begin / 4, stride, queries.count, dots);
+    }
+    const __m512 key_scales = _mm512_loadu_ps(keys.scales + row);
+    for (uint32_t q = 0; q < queries.count; ++q) {
+      const __m512 most =
+          _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots[q]), _mm512_set1_ps(256)), _mm512_set1_ps(high.reach[q]));
+      const __m512 similarities = _mm512_mul_ps(most, _mm512_mul_ps(key_scales, _mm512_set1_ps(queries.scales[q])));
+      const uint32_t candidates = _mm512_cmp_ps_mask(similarities, _mm512_set1_ps(best[q].threshold()), _CMP_GT_OQ);
+      if (candidates != 0) [[unlikely]]
+        OfferCandidates(keys, queries, q, row, candidates, best[q]);
     }
   }
   for (; row < keys.rows; ++row) ScanOneRow(keys, row, queries, best);
@@ -141,7 +252,10 @@ POINTSMAN_AVX512 void ScanFourQueries(const KeyBlock& keys, const QueryTile& que
 }  // namespace
 
 void ScanBlockAvx512(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
-  if (queries.count == 4) return ScanFourQueries(keys, queries, best);
+  // Sums of more dims could leave 32 bits: 255 x 127 x kMostFilteredDims is below 2^31.
+  constexpr uint32_t kMostFilteredDims = 65'536;
+  static_assert(int64_t{255} * 127 * kMostFilteredDims < (int64_t{1} << 31));
+  if (queries.count > 1 && queries.padded_dim <= kMostFilteredDims) return ScanManyQueries(keys, queries, best);
   for (uint32_t q = 0; q < queries.count; ++q) {
     ScanOneQuery(keys, queries.codes + size_t{q} * queries.padded_dim, queries.padded_dim, queries.scales[q], best + q);
   }

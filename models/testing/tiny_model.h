@@ -1,5 +1,5 @@
 // A tiny OLMoE with random weights, written as a Hugging Face directory: what tests load through the real door.
-// Header-only; included by tests alone.
+// Header-only; included by tests and benchmarks alone.
 #pragma once
 
 #include <unistd.h>

@@ -145,6 +145,69 @@ std::vector<int32_t> Tokenizer::Encode(std::string_view text) const {
   return out;
 }
 
+namespace {
+
+// The normalised text and which of its bytes are foreign. Parts are normalised on their own; where that differs from
+// the whole (a mark that combines across an end), all of it counts as foreign.
+std::string NormalizeGuarded(const Normalizer& normalizer, std::string_view text, const std::vector<bool>& foreign,
+                             std::vector<bool>& after) {
+  std::string parts;
+  for (size_t at = 0; at < text.size();) {
+    size_t end = at + 1;
+    while (end < text.size() && foreign[end] == foreign[at]) ++end;
+    parts += normalizer.Normalize(std::string(text.substr(at, end - at)));
+    after.resize(parts.size(), foreign[at]);
+    at = end;
+  }
+  std::string whole = normalizer.Normalize(std::string(text));
+  if (whole != parts) after.assign(whole.size(), true);
+  return whole;
+}
+
+}  // namespace
+
+std::vector<int32_t> Tokenizer::Encode(const MarkedText& marked, std::span<const int32_t> control) const {
+  const std::string valid = ReplaceInvalidUtf8(marked.text);
+  TokenGuard guard{.foreign = std::vector<bool>(valid.size()), .tokens = control};
+  if (valid != marked.text) guard.foreign.assign(valid.size(), true);  // offsets moved: trust nothing
+  for (const ByteRange& range : marked.plain) {
+    for (size_t i = range.begin; i < std::min(range.end, valid.size()); ++i) guard.foreign[i] = true;
+  }
+  std::vector<Piece> pieces, inner;
+  impl_->before_normalization.Split(valid, pieces, &guard);
+  std::vector<int32_t> out;
+  for (const Piece& piece : pieces) {
+    if (piece.id >= 0) {
+      out.push_back(piece.id);
+      continue;
+    }
+    const auto offset = guard.foreign.begin() + (piece.text.data() - valid.data());
+    const std::vector<bool> foreign(offset, offset + static_cast<ptrdiff_t>(piece.text.size()));
+    TokenGuard after{.foreign = {}, .tokens = control};
+    const std::string normalized = NormalizeGuarded(impl_->normalizer, piece.text, foreign, after.foreign);
+    inner.clear();
+    impl_->after_normalization.Split(normalized, inner, &after);
+    for (const Piece& part : inner) {
+      if (part.id >= 0) {
+        out.push_back(part.id);
+      } else {
+        impl_->EncodeText(part.text, out);
+      }
+    }
+  }
+  return out;
+}
+
+std::vector<int32_t> Tokenizer::ControlTokens(std::string_view written) const {
+  std::vector<int32_t> tokens;
+  for (const AddedToken& token : impl_->added) {
+    const bool space = token.content.find_first_not_of(" \t\r\n") == std::string::npos;
+    if (token.special || (!space && written.find(token.content) != std::string_view::npos)) tokens.push_back(token.id);
+  }
+  std::sort(tokens.begin(), tokens.end());
+  return tokens;
+}
+
 std::string Tokenizer::Decode(std::span<const int32_t> ids, bool skip_special) const {
   std::string out;
   for (int32_t id : ids) {

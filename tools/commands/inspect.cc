@@ -5,6 +5,7 @@
 #include <numeric>
 #include <optional>
 
+#include "indexer/additions.h"
 #include "indexer/progress.h"
 #include "memory/memory.h"
 #include "tools/command.h"
@@ -74,6 +75,8 @@ Output WholeMemory(const Memory& memory) {
                  {"calibration_documents", manifest.calibration_documents},
                  {"test_documents", manifest.test_documents},
                  {"reference_tokens", manifest.reference_tokens},
+                 {"added_share", AddedShare(manifest)},
+                 {"rebuild_recommended", AddedShare(manifest) > kRebuildShare},
                  {"rows", stats.rows},
                  {"derived_bytes", stats.derived_bytes},
                  {"truth_bytes", stats.truth_bytes},
@@ -95,6 +98,10 @@ Output WholeMemory(const Memory& memory) {
                       FormatCount(manifest.reference_documents), FormatCount(manifest.calibration_documents),
                       FormatCount(manifest.test_documents), FormatCount(manifest.reference_tokens),
                       manifest.has_text ? "" : "; no text kept: no excerpts, no rebuild");
+  if (AddedShare(manifest) > 0) {
+    text += fmt::format("added since the build: {:.0f} % of the reference tokens{}\n", 100 * AddedShare(manifest),
+                        AddedShare(manifest) > kRebuildShare ? "; a rebuild pays" : "");
+  }
   text += fmt::format("bytes: {} to route with, {} of truth\n", FormatCount(stats.derived_bytes),
                       FormatCount(stats.truth_bytes));
   text += tables.gate.enabled

@@ -1,0 +1,51 @@
+// Questions: what the browser's own <dialog> gives for free is focus, Escape and a page that is inert behind it.
+import { el, uniqueId } from './dom.js';
+
+function open(title, content, buttons, className = '') {
+  const id = uniqueId('dialog');
+  const dialog = el('dialog', { 'aria-labelledby': id, class: className },
+    el('form', { method: 'dialog' }, el('h2', { id }, title), content, el('p', { class: 'actions' }, buttons)));
+  document.body.append(dialog);
+  const before = document.activeElement;
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener('close', () => {
+      dialog.remove();
+      if (before?.isConnected) before.focus();
+      resolve(dialog.returnValue);
+    });
+  });
+}
+
+// Whether the reader says yes. `action` names what happens: "Switch off", never "OK".
+export async function confirm(title, text, action) {
+  const answer = await open(title, el('p', {}, text), [
+    el('button', { value: 'no', autofocus: true }, 'Cancel'),
+    el('button', { value: 'yes', class: 'primary' }, action),
+  ]);
+  return answer === 'yes';
+}
+
+// A key, or '' to forget the one that is kept, or null for no change.
+export async function askKey(message, kept) {
+  const input = el('input', {
+    type: 'password', id: 'api-key', autocomplete: 'off', spellcheck: 'false', autocapitalize: 'off', autofocus: true,
+  });
+  const content = [
+    message ? el('p', { class: 'notice' }, message) : null,
+    el('div', { class: 'field' }, el('label', { for: 'api-key' }, 'API key'), input),
+    el('p', { class: 'hint' }, 'Kept in this tab until it is closed, and sent to this server only.'),
+  ];
+  // The first button is what Enter presses.
+  const answer = await open('API key', content, [
+    el('button', { value: 'use', class: 'primary' }, 'Use this key'),
+    kept ? el('button', { value: 'forget' }, 'Forget the key') : null,
+    el('button', { value: 'no', formnovalidate: true }, 'Cancel'),
+  ]);
+  if (answer === 'forget') return '';
+  return answer === 'use' && input.value.trim() !== '' ? input.value.trim() : null;
+}
+
+export function show(title, content) {
+  return open(title, content, [el('button', { value: 'no', autofocus: true }, 'Close')], 'wide');
+}

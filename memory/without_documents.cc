@@ -1,0 +1,192 @@
+#include "memory/without_documents.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+namespace pointsman {
+namespace {
+
+uint64_t PairOf(int32_t previous, int32_t token) {
+  return uint64_t{static_cast<uint32_t>(previous)} << 32 | static_cast<uint32_t>(token);
+}
+
+template <typename T>
+void SortUnique(std::vector<T>& values) {
+  std::sort(values.begin(), values.end());
+  values.erase(std::unique(values.begin(), values.end()), values.end());
+}
+
+template <typename T>
+std::vector<T> CopyOf(std::span<const T> values) {
+  return {values.begin(), values.end()};
+}
+
+// The rows of a [R, columns] array that stay; an absent array stays absent.
+template <typename T>
+std::vector<T> KeptRows(std::span<const T> values, uint64_t columns, const std::vector<uint64_t>& kept) {
+  std::vector<T> rows;
+  if (values.empty()) return rows;
+  rows.reserve(kept.size() * columns);
+  for (const uint64_t row : kept) {
+    const auto begin = values.begin() + static_cast<ptrdiff_t>(row * columns);
+    rows.insert(rows.end(), begin, begin + static_cast<ptrdiff_t>(columns));
+  }
+  return rows;
+}
+
+OwnedKeyIndex KeptKeys(const KeyIndexView& keys, const std::vector<uint64_t>& kept) {
+  return {.hidden = keys.hidden,
+          .dim = keys.dim,
+          .mean = CopyOf(keys.mean),
+          .projection = CopyOf(keys.projection),
+          .codes = KeptRows(keys.codes, keys.dim, kept),
+          .code_scales = KeptRows(keys.code_scales, 1, kept)};
+}
+
+class Remover {
+ public:
+  Remover(const RoutingTables& tables, std::span<const std::string> names) : tables_(tables) {
+    const std::set<std::string> wanted(names.begin(), names.end());
+    for (const std::string& name : tables.documents) gone_.push_back(!name.empty() && wanted.contains(name));
+  }
+
+  Removal Run(const DocumentPairs* remaining, const DocumentPairs* gone) {
+    OwnedTables& to = removal_.tables;
+    to.kind = tables_.kind;
+    to.value_kind = tables_.value_kind;
+    to.top_k = tables_.top_k;
+    to.documents = tables_.documents;
+    for (size_t i = 0; i < gone_.size(); ++i) {
+      if (gone_[i]) to.documents[i].clear();
+    }
+    for (const LayerView& layer : tables_.layers) AddLayer(layer);
+    if (tables_.output.enabled) AddOutput(tables_.output);
+    AddGate(tables_.gate, remaining, gone);
+    const bool nothing_left = to.layers.empty() && !to.output.enabled;
+    if (nothing_left || (to.gate.enabled && to.gate.pairs.empty())) {
+      to.layers.clear();
+      to.output = {};
+      to.gate = {};
+    }
+    return std::move(removal_);
+  }
+
+ private:
+  bool IsGone(const EntryRef& reference) const {
+    return reference.document < gone_.size() && gone_[reference.document];
+  }
+
+  bool Drops(std::span<const EntryRef> references) const {
+    if (tables_.kind == MemoryKind::kEntries) return IsGone(references.front());
+    size_t used = 0, deleted = 0;
+    bool now = false;
+    for (const EntryRef& reference : references) {
+      const bool before = reference.document == kNoDocument && reference.position == kDeletedPosition;
+      used += before || reference.document != kNoDocument;
+      deleted += before || IsGone(reference);
+      now = now || IsGone(reference);
+    }
+    return now && 2 * deleted > used;
+  }
+
+  void AddLayer(const LayerView& layer) {
+    const uint64_t rows = layer.keys.rows;
+    const uint64_t per_row = rows == 0 ? 0 : layer.references.size() / rows;
+    std::vector<uint64_t> kept;
+    for (uint64_t row = 0; row < rows; ++row) {
+      if (per_row == 0 || !Drops(layer.references.subspan(row * per_row, per_row))) kept.push_back(row);
+    }
+    removal_.rows += rows - kept.size();
+    if (kept.empty() && rows > 0) return;
+    OwnedLayer owned;
+    owned.layer = layer.layer;
+    owned.experts = layer.experts;
+    owned.keys = KeptKeys(layer.keys, kept);
+    owned.values = KeptRows(layer.values, layer.experts, kept);
+    owned.value_scales = KeptRows(layer.value_scales, 1, kept);
+    owned.references = KeptRows(layer.references, per_row, kept);
+    for (EntryRef& reference : owned.references) {
+      if (!IsGone(reference)) continue;
+      reference = {kNoDocument, kDeletedPosition};
+      removal_.references += 1;
+    }
+    owned.calibration = layer.calibration;
+    owned.router_delta = CopyOf(layer.router_delta);
+    owned.token_table = CopyOf(layer.token_table);
+    owned.token_table_scales = CopyOf(layer.token_table_scales);
+    removal_.tables.layers.push_back(std::move(owned));
+  }
+
+  void AddOutput(const OutputView& output) {
+    std::vector<uint64_t> kept;
+    for (uint64_t row = 0; row < output.keys.rows; ++row) {
+      if (output.references.empty() || !IsGone(output.references[row])) kept.push_back(row);
+    }
+    removal_.output_rows = output.keys.rows - kept.size();
+    if (kept.empty()) return;
+    removal_.tables.output = {.enabled = true,
+                              .vocabulary = output.vocabulary,
+                              .k = output.k,
+                              .tau = output.tau,
+                              .lambda = output.lambda,
+                              .tau2 = output.tau2,
+                              .keys = KeptKeys(output.keys, kept),
+                              .next_tokens = KeptRows(output.next_tokens, 1, kept),
+                              .references = KeptRows(output.references, 1, kept)};
+  }
+
+  void AddGate(const GateView& gate, const DocumentPairs* remaining, const DocumentPairs* gone) {
+    OwnedGate& to = removal_.tables.gate;
+    to = {.enabled = gate.enabled,
+          .n0 = gate.n0,
+          .prior = gate.prior,
+          .common = gate.common,
+          .lo = gate.lo,
+          .hi = gate.hi,
+          .window = gate.window,
+          .pairs = {},
+          .is_common = {}};
+    for (size_t i = 0; i < gate.pairs.size(); ++i) {
+      const uint64_t pair = gate.pairs[i];
+      // A pair that no document has inside begins one: it stays while another document begins with the same token.
+      const bool stays = remaining == nullptr || gone == nullptr || remaining->HasPair(pair) ||
+                         (!gone->HasPair(pair) && (remaining->Begins(static_cast<uint32_t>(pair)) ||
+                                                   !gone->Begins(static_cast<uint32_t>(pair))));
+      if (!stays) {
+        removal_.pairs += 1;
+        continue;
+      }
+      to.pairs.push_back(pair);
+      to.is_common.push_back(gate.is_common[i]);
+    }
+  }
+
+  const RoutingTables& tables_;
+  std::vector<bool> gone_;  // by EntryRef::document
+  Removal removal_;
+};
+
+}  // namespace
+
+void DocumentPairs::Add(std::span<const int32_t> tokens) {
+  if (tokens.empty()) return;
+  first_.push_back(static_cast<uint32_t>(tokens.front()));
+  for (size_t i = 1; i < tokens.size(); ++i) pairs_.push_back(PairOf(tokens[i - 1], tokens[i]));
+}
+
+void DocumentPairs::Finish() {
+  SortUnique(pairs_);
+  SortUnique(first_);
+}
+
+bool DocumentPairs::HasPair(uint64_t pair) const { return std::binary_search(pairs_.begin(), pairs_.end(), pair); }
+
+bool DocumentPairs::Begins(uint32_t token) const { return std::binary_search(first_.begin(), first_.end(), token); }
+
+Removal WithoutDocuments(const RoutingTables& tables, std::span<const std::string> names,
+                         const DocumentPairs* remaining, const DocumentPairs* gone) {
+  return Remover(tables, names).Run(remaining, gone);
+}
+
+}  // namespace pointsman
