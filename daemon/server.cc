@@ -122,6 +122,7 @@ struct Daemon::Impl {
   ~Impl();
 
   Status LoadParts();
+  Status StartJobs();
   Status Listen();
   PathRouter Routes();
   HttpHooks Hooks();
@@ -141,6 +142,7 @@ struct Daemon::Impl {
   std::unique_ptr<const ChatFormat> chat;
   std::unique_ptr<boost::asio::thread_pool> compute;
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<JobRunner> jobs;  // null without --jobs
   std::unique_ptr<ApiContext> context;
   std::unique_ptr<HttpServer> server;  // before what its handlers use
   std::atomic<bool> stop{false};
@@ -148,6 +150,7 @@ struct Daemon::Impl {
 
 Daemon::Impl::~Impl() {
   server.reset();
+  jobs.reset();
   engine.reset();
   if (compute) compute->join();
 }
@@ -179,6 +182,39 @@ Status Daemon::Impl::LoadParts() {
   texts = std::make_unique<DocumentTextCache>(model->tokenizer());
   compute = std::make_unique<boost::asio::thread_pool>(std::max(1u, options.compute_threads));
   POINTSMAN_TRY(engine, Engine::Start(model, options.engine));
+  return {};
+}
+
+// Last of the parts: what an earlier server left goes on at once.
+Status Daemon::Impl::StartJobs() {
+  if (options.jobs.directory.empty()) return {};
+  JobRunnerOptions wanted = options.jobs;
+  wanted.on_problem = [this](const std::string& what) { log->Write(LogLevel::kError, "jobs", {{"reason", what}}); };
+  wanted.on_ended = [this](const JobRecord& job) {
+    log->Write(job.status == JobStatus::kFailed ? LogLevel::kWarning : LogLevel::kInfo, "job ended",
+               {{"job", job.id}, {"kind", job.kind}, {"status", JobStatusName(job.status)}, {"error", job.error}});
+    if (job.started == 0) return;
+    metrics
+        .AddHistogram("pointsman_job_duration_seconds", "From a job's start to its end.",
+                      {1, 10, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600}, {{"kind", job.kind}})
+        .Observe(static_cast<double>(job.finished - job.started));
+  };
+  // Documents are written by a child: their memory is at a new generation afterwards.
+  wanted.on_success["documents"] = [this](const JobRecord& job) -> Status {
+    const Result<uint64_t> generation = memories->Reload(job.memory);
+    const bool gone = !generation.ok() && generation.error().code == ErrorCode::kNotFound;  // unloaded meanwhile
+    return generation.ok() || gone ? Status() : generation.error();
+  };
+  POINTSMAN_TRY(jobs, JobRunner::Start(std::move(wanted)));
+  for (const JobStatus status :
+       {JobStatus::kQueued, JobStatus::kRunning, JobStatus::kSucceeded, JobStatus::kFailed, JobStatus::kCancelled}) {
+    metrics.AddCallback("pointsman_jobs", "Jobs that are kept.", "gauge", {{"status", JobStatusName(status)}},
+                        [this, status] {
+                          const auto counts = jobs->Counts();
+                          const auto found = counts.find(status);
+                          return found == counts.end() ? 0.0 : static_cast<double>(found->second);
+                        });
+  }
   return {};
 }
 
@@ -230,6 +266,7 @@ PathRouter Daemon::Impl::Routes() {
   AddSearchRoutes(all, *context);
   AddDiagnosisRoutes(all, *context);
   AddRouteRoutes(all, *context);
+  AddJobRoutes(all, *context);
   AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);
   for (Route route : all.routes()) {
@@ -296,7 +333,8 @@ Status Daemon::Impl::Listen() {
                                .metrics = metrics,
                                .compute = *compute,
                                .texts = *texts,
-                               .chat = *chat});
+                               .chat = *chat,
+                               .jobs = jobs.get()});
   context->shadow = options.shadow;
   AddEngineMetrics();
   POINTSMAN_TRY(server, HttpServer::Start(options.http, Routes(), Hooks()));
@@ -338,6 +376,7 @@ Daemon::~Daemon() = default;
 Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   auto impl = std::make_unique<Impl>(std::move(options));
   POINTSMAN_CHECK_OK(impl->LoadParts());
+  POINTSMAN_CHECK_OK(impl->StartJobs());
   POINTSMAN_CHECK_OK(impl->Listen());
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }
@@ -365,6 +404,7 @@ Status Daemon::Wait() {
       if (signal == SIGTERM || signal == SIGINT) std::_Exit(130);
     }
   });
+  if (impl_->jobs) impl_->jobs->Stop();  // ends the streams of their events, too
   const bool in_time = impl_->server->Drain();
   drained = true;
   impatient.join();

@@ -13,6 +13,7 @@
 
 #include "daemon/engine/engine.h"
 #include "daemon/http/http_server.h"
+#include "daemon/jobs/runner.h"
 #include "daemon/log.h"
 #include "daemon/memories.h"
 #include "daemon/sessions.h"
@@ -34,6 +35,10 @@ struct DaemonOptions {
   SessionLimits sessions;
   std::filesystem::path memory_root;  // memories may be loaded and built below it only; empty: at start only
   std::filesystem::path keys_file;    // empty: no keys, loopback only
+  // Builds and evaluations as child processes of jobs.executable; jobs.directory empty: none are run. Its functions are
+  // the daemon's to set.
+  JobRunnerOptions jobs;
+  std::filesystem::path corpus_root;  // jobs may read texts below it; empty: only what comes with them
   uint32_t requests_in_flight_per_key = 64;
   LogOptions log;
   std::string version;  // of the program

@@ -231,6 +231,17 @@ constexpr std::array kOptions = {
                   "memories are mapped, or copied and checked up front: for those who fear a failing disk")),
     Option("memory-root", kPath, "serve", "DIR", "",
            "administrators may load memories below this directory while the server runs; none = at its start only"),
+    Option("jobs", kPath, "serve", "DIR", "",
+           "run builds and evaluations that clients ask for, as processes of their own; what they need is kept here, "
+           "and goes on after a restart; none = no jobs"),
+    Option("corpus-root", kPath, "serve", "DIR", "",
+           "jobs may read texts below this directory; none = only those that come with them"),
+    Within(1, 1024, Option("jobs-running", kInteger, "serve", "N", "1", "jobs that run at once at most")),
+    Within(0, 10000, Option("jobs-queued", kInteger, "serve", "N", "8", "jobs that wait at most; more get 429")),
+    Within(
+        0.01, 1e6,
+        Option("job-memory-gb", kReal, "serve", "GB", "",
+               "address space of a job's process, mapped files included; one that needs more fails; none = no limit")),
     Within(1, 1024, Option("slots", kInteger, "serve", "N", "16", "requests that share a forward pass at most")),
     Within(0, 100000,
            Option("waiting", kInteger, "serve", "N", "64", "requests that wait for a slot at most; more get 503")),
@@ -323,6 +334,9 @@ constexpr std::array kOptions = {
     Within(0, 4096,
            Option("threads", kInteger, kWithModel, "N", "0",
                   "threads to compute with; 0 = one a core. The result does not depend on it")),
+    Choice("auto json", Option("progress", kChoice, "build eval probe", "STYLE", "auto",
+                               "on standard error: auto is a bar on a terminal and plain lines elsewhere; json is for "
+                               "programs, a line of JSON about every half second")),
     Option("config", kPath, kEverywhere, "FILE", "", "a TOML file with these options; pointsman config prints one"),
     Option("json", kFlag, kEverywhere, "", "", "one JSON document on standard output"),
 };

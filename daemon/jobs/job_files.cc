@@ -17,7 +17,11 @@ bool IsJobId(const std::string& name) {
 }  // namespace
 
 Result<JobFiles> JobFiles::Open(std::filesystem::path directory) {
+  const bool made = !FileSystem::Real().Exists(directory);
   POINTSMAN_CHECK_OK(FileSystem::Real().CreateDirectories(directory));
+  std::error_code error;  // clients' texts are nobody else's to read, unless the operator has made the directory so
+  if (made) std::filesystem::permissions(directory, std::filesystem::perms::owner_all, error);
+  if (error) return ErrnoError(directory, "protect", error.value());
   Result<WriterLock> lock = WriterLock::Acquire(directory);
   if (!lock.ok()) {
     if (lock.error().code != ErrorCode::kBusy) return lock.error();

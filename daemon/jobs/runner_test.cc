@@ -352,8 +352,9 @@ TEST_F(Jobs, WhatIsNotWholeOnDiskIsSaidAndLeftAlone) {
   EXPECT_FALSE(std::filesystem::exists(unfinished)) << "nobody was told of it";
 }
 
-TEST_F(Jobs, OneServerADirectory) {
+TEST_F(Jobs, OneServerADirectoryAndNobodyElse) {
   Start();
+  EXPECT_EQ(std::filesystem::status(options_.directory).permissions(), std::filesystem::perms::owner_all);
   const auto second = JobRunner::Start(options_);
   ASSERT_FALSE(second.ok());
   EXPECT_EQ(second.error().code, ErrorCode::kBusy);
