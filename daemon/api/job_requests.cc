@@ -212,6 +212,31 @@ ApiResult<JobSpec> BuildJobOf(const ApiContext& context, const Principal& princi
   return spec;
 }
 
+ApiResult<JobSpec> DocumentJobOf(const ApiContext& context, const MemoryUse& use, DocumentText document) {
+  constexpr int64_t kLongestTtl = 100LL * 366 * 24 * 3600;
+  if (document.text.empty()) return ApiError{ApiCode::kInvalidValue, "text: empty; give the document's text", "text"};
+  if (document.ttl_s < 0 || document.ttl_s > kLongestTtl) {
+    return ApiError{ApiCode::kInvalidValue, fmt::format("ttl_s: outside of 0..{} seconds", kLongestTtl), "ttl_s"};
+  }
+  JobSpec spec;
+  spec.id = JobRunner::NewId();
+  spec.kind = "documents";
+  spec.memory = use.loaded->id;
+  spec.target = Absolute(use.loaded->settings.directory);
+  spec.arguments = {"docs", "add", spec.target, "--json", "--model=" + Absolute(context.options.model)};
+  if (context.options.engine.threads > 0) {
+    spec.arguments.push_back(fmt::format("--threads={}", context.options.engine.threads));
+  }
+  spec.arguments.push_back("--name=" + (document.name.empty() ? spec.id : document.name));
+  if (document.ttl_s > 0) spec.arguments.push_back(fmt::format("--ttl={}", document.ttl_s));
+  for (const std::string& tag : document.tags) spec.arguments.push_back("--tag=" + tag);
+  // Plain text whatever the client calls it: a name must not choose how it is read.
+  AddUpload(spec, "document.txt", std::move(document.text));
+  spec.arguments.emplace_back("--corpus");
+  spec.arguments.emplace_back(JobRunner::kUploads);
+  return spec;
+}
+
 ApiResult<JobSpec> EvalJobOf(const ApiContext& context, const Principal& principal, const json& body) {
   FieldReader fields(body);
   JobSpec spec = Begin(context, "eval", fields);

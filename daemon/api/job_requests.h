@@ -14,4 +14,13 @@ namespace pointsman {
 ApiResult<JobSpec> BuildJobOf(const ApiContext& context, const Principal& principal, const nlohmann::json& body);
 ApiResult<JobSpec> EvalJobOf(const ApiContext& context, const Principal& principal, const nlohmann::json& body);
 
+// POST /v1/memories/{id}/documents: `docs add` with one text.
+struct DocumentText {
+  std::string text;
+  std::string name;  // its source; empty: the job's id
+  std::vector<std::string> tags;
+  int64_t ttl_s = 0;  // 0: never expires
+};
+ApiResult<JobSpec> DocumentJobOf(const ApiContext& context, const MemoryUse& use, DocumentText document);
+
 }  // namespace pointsman
