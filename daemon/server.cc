@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <chrono>
@@ -18,6 +19,7 @@
 #include "daemon/api/context.h"
 #include "daemon/api/texts.h"
 #include "daemon/api/web.h"
+#include "daemon/expiry.h"
 #include "daemon/keys.h"
 #include "daemon/service_notify.h"
 
@@ -127,6 +129,7 @@ struct Daemon::Impl {
   PathRouter Routes();
   HttpHooks Hooks();
   void AddEngineMetrics();
+  void ExpireDocuments();
   void Housekeep();
   void Hangup();
 
@@ -145,7 +148,7 @@ struct Daemon::Impl {
   std::unique_ptr<JobRunner> jobs;  // null without --jobs
   std::unique_ptr<ApiContext> context;
   std::unique_ptr<HttpServer> server;  // before what its handlers use
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false}, expiring{false};
 };
 
 Daemon::Impl::~Impl() {
@@ -348,6 +351,24 @@ Status Daemon::Impl::Listen() {
   return {};
 }
 
+// On a compute thread, one memory after the other; a look that is still under way is not doubled.
+void Daemon::Impl::ExpireDocuments() {
+  if (expiring.exchange(true)) return;
+  boost::asio::post(*compute, [this] {
+    for (const MemoryUse& use : memories->All()) {
+      const std::string& id = use.loaded->id;
+      const Result<uint64_t> removed = RemoveExpired(*memories, id, NowUnixSeconds());
+      if (!removed.ok() && removed.error().code != ErrorCode::kBusy) {
+        log->Write(LogLevel::kError, "expired documents not removed",
+                   {{"memory", id}, {"reason", removed.error().message}});
+      } else if (removed.ok() && removed.value() > 0) {
+        log->Audit("expiry", "document.delete", {{"memory", id}, {"documents", removed.value()}}, "ok");
+      }
+    }
+    expiring = false;
+  });
+}
+
 // What has to happen from time to time.
 void Daemon::Impl::Housekeep() {
   sessions->Expire(NowUnixSeconds());
@@ -392,6 +413,7 @@ Status Daemon::Wait() {
     if (signal == SIGHUP) impl_->Hangup();
     if (signal == SIGTERM || signal == SIGINT) break;
     if (tick % ticks_between == 0) impl_->Housekeep();
+    if (tick % (impl_->options.expiry_interval_s * 1000 / kTickMs) == 0) impl_->ExpireDocuments();
   }
   impl_->context->draining = true;
   NotifyStopping();

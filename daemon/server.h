@@ -32,6 +32,7 @@ struct DaemonOptions {
   HttpServerOptions http;
   EngineOptions engine;
   uint32_t compute_threads = 2;  // searches, /v1/route, files: beside the engine's thread
+  uint32_t expiry_interval_s = 60;  // between looks for documents whose time has passed
   SessionLimits sessions;
   std::filesystem::path memory_root;  // memories may be loaded and built below it only; empty: at start only
   std::filesystem::path keys_file;    // empty: no keys, loopback only

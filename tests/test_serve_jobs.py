@@ -274,3 +274,36 @@ def test_a_key_confined_to_memories_sees_their_jobs_only(pointsman, model, built
             server.refused(method, f"/v1/jobs/{theirs['id']}{path}", None, 404, "not_found", own)
         server.refused("DELETE", f"/v1/jobs/{mine}", None, 403, "insufficient_permissions", reader)
         server.ok("DELETE", f"/v1/jobs/{mine}", headers=own)
+
+
+def test_a_document_joins_a_memory_over_http_and_leaves_when_its_time_is_up(pointsman, model, memory, corpus, places):
+    with serving(pointsman, model, *places, "--memory", f"headers={memory}", "--allow-rejected", "--expiry-interval", "1") as server:
+        before = server.ok("GET", "/v1/memories/headers")
+        text = "struct points_man {\n  int lever;\n  void throw_lever(int track) { lever = track; }\n};\n" * 12
+        job = server.ok("POST", "/v1/memories/headers/documents", {"text": text, "name": "signal.h", "tags": ["new"], "ttl_s": 86_400}, 202)
+        assert job["kind"] == "documents" and job["memory"] == "headers"
+        done = ended(server, job["id"])
+        assert done["status"] == "succeeded", done
+        (added,) = done["result"]["documents"]
+        after = server.ok("GET", "/v1/memories/headers")
+        assert after["generation"] > before["generation"] and after["verdict"]["stale"]
+        (listed,) = server.ok("GET", "/v1/memories/headers/documents?tag=new")["data"]
+        assert listed["source"] == "signal.h" and listed["id"] == added["document"]
+        assert listed["expires"] == pytest.approx(time.time() + 86_400, abs=600)
+        found = server.ok("POST", "/v1/memories/headers/search", {"text": text[:120], "k": 5})["neighbours"]
+        assert found[0]["document"] == "signal.h"
+
+        # The text itself as the body, gone a second after it came.
+        short = server.ok("POST", "/v1/memories/headers/documents?name=short.h&tag=brief&ttl_s=1", text.replace("lever", "signal_arm").encode(), 202,
+                          headers={"Content-Type": "text/plain"})
+        assert ended(server, short["id"])["status"] == "succeeded"
+        deadline = time.monotonic() + 60
+        while server.ok("GET", "/v1/memories/headers/documents?tag=brief")["data"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert server.ok("GET", "/v1/memories/headers/documents?tag=new")["data"] == [listed]
+
+        for body, code in (({"text": ""}, 400), ({"text": "x", "ttl_s": -1}, 400), ({"text": "x", "name": "a\nb"}, 400), ({"txt": "x"}, 400)):
+            assert server.ask("POST", "/v1/memories/headers/documents", body)[0] == code, body
+        server.refused("POST", "/v1/memories/other/documents", {"text": "x"}, 404, "not_found")
+    assert pointsman.json("verify", memory, schema="verify")["findings"] == []
