@@ -22,6 +22,7 @@ namespace {
 
 constexpr size_t kKeyBytes = 32;
 constexpr size_t kDigestHex = 64;
+constexpr size_t kIdDigits = 12;     // of the hash: enough to tell keys apart, useless to who wants in
 constexpr size_t kLongestKey = 256;  // of what a client sends: more is not hashed
 
 struct KeyLine {
@@ -96,14 +97,18 @@ Result<KeyLine> ParseLine(const std::string& line, const std::string& where) {
   return key;
 }
 
+bool IsKeyLine(const std::string& line) {
+  const size_t first = line.find_first_not_of(" \t\r");
+  return first != std::string::npos && line[first] != '#';
+}
+
 Result<std::vector<KeyLine>> ParseKeys(const std::string& text, const std::filesystem::path& file) {
   std::vector<KeyLine> keys;
   std::istringstream in(text);
   int number = 0;
   for (std::string line; std::getline(in, line);) {
     ++number;
-    line.erase(0, line.find_first_not_of(" \t\r"));
-    if (line.empty() || line.front() == '#') continue;
+    if (!IsKeyLine(line)) continue;
     POINTSMAN_TRY(KeyLine key, ParseLine(line, fmt::format("{}:{}", file.string(), number)));
     keys.push_back(std::move(key));
   }
@@ -124,6 +129,33 @@ Result<FileIdentity> Identify(const std::filesystem::path& file) {
   }
   return FileIdentity{status.st_dev, status.st_ino, status.st_size, status.st_mtim};
 }
+
+Result<std::string> ReadKeyFile(const std::filesystem::path& file) {
+  if (const auto identity = Identify(file); !identity.ok()) return identity.error();
+  return FileSystem::Real().ReadFile(file);
+}
+
+// A new file with the right mode, renamed over the old one: a server that reads meanwhile sees either.
+Status WriteKeyFile(const std::filesystem::path& file, const std::string& text) {
+  if (const auto parsed = ParseKeys(text, file); !parsed.ok()) return parsed.error();
+  const std::string temporary = file.string() + ".tmp";
+  const int handle = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  if (handle < 0) return Error{ErrorCode::kIo, fmt::format("{}: {}", temporary, std::strerror(errno))};
+  const bool written =
+      write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && fsync(handle) == 0;
+  const int reason = errno;
+  close(handle);
+  if (!written) {
+    unlink(temporary.c_str());
+    return Error{reason == ENOSPC ? ErrorCode::kNoSpace : ErrorCode::kIo,
+                 fmt::format("{}: {}", temporary, std::strerror(reason))};
+  }
+  POINTSMAN_CHECK_OK(FileSystem::Real().Rename(temporary, file));
+  const std::filesystem::path folder = file.parent_path();
+  return FileSystem::Real().SyncDirectory(folder.empty() ? "." : folder);
+}
+
+ListedKey Listed(const KeyLine& key) { return {key.sha256.substr(0, kIdDigits), key.principal}; }
 
 std::string CommaList(const std::vector<std::string>& items) { return fmt::format("{}", fmt::join(items, ",")); }
 
@@ -153,32 +185,52 @@ Result<NewKey> MakeKey(const std::string& name, Access access, const std::vector
 }
 
 Status AppendKey(const std::filesystem::path& file, const NewKey& key) {
-  std::string text;
+  std::string text = "# name access sha256-of-the-key [memories,separated,by,commas]\n";
   if (FileSystem::Real().Exists(file)) {
-    POINTSMAN_CHECK_OK(Identify(file).ok() ? Status() : Status(Identify(file).error()));
-    POINTSMAN_TRY(text, FileSystem::Real().ReadFile(file));
+    POINTSMAN_TRY(text, ReadKeyFile(file));
     if (!text.empty() && text.back() != '\n') text += '\n';
-  } else {
-    text = "# name access sha256-of-the-key [memories,separated,by,commas]\n";
   }
   text += key.line + "\n";
-  POINTSMAN_CHECK_OK(ParseKeys(text, file).ok() ? Status() : Status(ParseKeys(text, file).error()));
-  // A new file with the right mode, renamed over the old one: a server that reads meanwhile sees either.
-  const std::string temporary = file.string() + ".tmp";
-  const int handle = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-  if (handle < 0) return Error{ErrorCode::kIo, fmt::format("{}: {}", temporary, std::strerror(errno))};
-  const bool written =
-      write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && fsync(handle) == 0;
-  const int reason = errno;
-  close(handle);
-  if (!written) {
-    unlink(temporary.c_str());
-    return Error{reason == ENOSPC ? ErrorCode::kNoSpace : ErrorCode::kIo,
-                 fmt::format("{}: {}", temporary, std::strerror(reason))};
+  return WriteKeyFile(file, text);
+}
+
+Result<std::vector<ListedKey>> ListKeys(const std::filesystem::path& file) {
+  POINTSMAN_TRY(const std::string text, ReadKeyFile(file));
+  POINTSMAN_TRY(const std::vector<KeyLine> keys, ParseKeys(text, file));
+  std::vector<ListedKey> listed;
+  for (const KeyLine& key : keys) listed.push_back(Listed(key));
+  return listed;
+}
+
+Result<std::vector<ListedKey>> RevokeKeys(const std::filesystem::path& file, const std::string& name_or_id) {
+  POINTSMAN_TRY(const std::string text, ReadKeyFile(file));
+  POINTSMAN_TRY(const std::vector<KeyLine> keys, ParseKeys(text, file));
+  std::vector<ListedKey> revoked;
+  std::string kept;
+  std::istringstream in(text);
+  auto key = keys.begin();
+  for (std::string line; std::getline(in, line);) {
+    if (IsKeyLine(line)) {
+      const ListedKey listed = Listed(*key++);
+      if (listed.holder.name == name_or_id || listed.id == name_or_id) {
+        revoked.push_back(listed);
+        continue;
+      }
+    }
+    kept += line + "\n";
   }
-  POINTSMAN_CHECK_OK(FileSystem::Real().Rename(temporary, file));
-  const std::filesystem::path folder = file.parent_path();
-  return FileSystem::Real().SyncDirectory(folder.empty() ? "." : folder);
+  if (revoked.empty()) {
+    return Error{ErrorCode::kNotFound, fmt::format("{}: no key has the name or id '{}'; see `pointsman keys list`",
+                                                   file.string(), name_or_id)};
+  }
+  if (revoked.size() == keys.size()) {
+    return Invalid(
+        fmt::format("{}: these are all its keys, and a server goes on with the old ones rather than let "
+                    "nobody in; add another first with `pointsman keys new`",
+                    file.string()));
+  }
+  POINTSMAN_CHECK_OK(WriteKeyFile(file, kept));
+  return revoked;
 }
 
 struct KeyStore::Impl {

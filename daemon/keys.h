@@ -24,8 +24,20 @@ struct NewKey {
   std::string line;  // for the file
 };
 Result<NewKey> MakeKey(const std::string& name, Access access, const std::vector<std::string>& memories);
-// Appends `line` to the file (made with mode 0600). kInvalidArgument: the name is there already.
+// Appends `line` to the file (made with mode 0600). A name may come again: to rotate a key, add the new one, tell its
+// holder, then revoke the old one by its id.
 Status AppendKey(const std::filesystem::path& file, const NewKey& key);
+
+// A line of the file without what would let anybody in.
+struct ListedKey {
+  std::string id;  // the first 12 digits of the hash
+  Principal holder;
+};
+Result<std::vector<ListedKey>> ListKeys(const std::filesystem::path& file);
+// Takes out every key of this name, or the one of this id; comments stay. Returns what was taken out. Errors: kNotFound
+// (none is like that), kInvalidArgument (no key would be left: a server would keep the old ones rather than let nobody
+// in), those of ListKeys.
+Result<std::vector<ListedKey>> RevokeKeys(const std::filesystem::path& file, const std::string& name_or_id);
 
 // `bytes` of the system's randomness as base64url without padding: for names that must not be guessed.
 Result<std::string> RandomToken(size_t bytes);

@@ -121,5 +121,46 @@ TEST(KeyStoreTest, WithoutAFileEverybodyIsTheAdministrator) {
   EXPECT_EQ(store.value()->Authenticate("").value().access, Access::kAdmin);
 }
 
+TEST_F(KeyFile, KeysAreListedWithoutWhatLetsIn) {
+  const auto alice = MakeKey("alice", Access::kWrite, {"legal"}), bob = MakeKey("bob", Access::kAdmin, {});
+  ASSERT_TRUE(AppendKey(file_, alice.value()).ok() && AppendKey(file_, bob.value()).ok());
+  const auto listed = ListKeys(file_);
+  ASSERT_TRUE(listed.ok()) << listed.error().message;
+  ASSERT_EQ(listed.value().size(), 2u);
+  EXPECT_EQ(listed.value()[0].holder.name, "alice");
+  EXPECT_EQ(*listed.value()[0].holder.memories, std::set<std::string>{"legal"});
+  EXPECT_EQ(listed.value()[0].id, Sha256Hex(alice.value().key).substr(0, 12));
+  EXPECT_EQ(listed.value()[1].holder.access, Access::kAdmin);
+}
+
+TEST_F(KeyFile, AKeyIsRotatedByAddingOneAndRevokingTheOther) {
+  const auto old_key = MakeKey("alice", Access::kRead, {}), new_key = MakeKey("alice", Access::kRead, {}),
+             bob = MakeKey("bob", Access::kRead, {});
+  for (const auto* key : {&old_key, &new_key, &bob}) ASSERT_TRUE(AppendKey(file_, key->value()).ok());
+  const auto store = KeyStore::Open(file_);
+  const auto revoked = RevokeKeys(file_, Sha256Hex(old_key.value().key).substr(0, 12));
+  ASSERT_TRUE(revoked.ok()) << revoked.error().message;
+  EXPECT_EQ(revoked.value().size(), 1u);
+  ASSERT_TRUE(store.value()->Refresh().ok());
+  EXPECT_FALSE(store.value()->Authenticate(old_key.value().key).ok());
+  EXPECT_TRUE(store.value()->Authenticate(new_key.value().key).ok());
+  EXPECT_TRUE(store.value()->Authenticate(bob.value().key).ok());
+  EXPECT_TRUE(Read().starts_with("# name access"));
+}
+
+TEST_F(KeyFile, TheLastKeyCannotBeRevoked) {
+  const auto first = MakeKey("alice", Access::kRead, {}), second = MakeKey("alice", Access::kRead, {});
+  ASSERT_TRUE(AppendKey(file_, first.value()).ok() && AppendKey(file_, second.value()).ok());
+  const std::string before = Read();
+  const auto all = RevokeKeys(file_, "alice");
+  ASSERT_FALSE(all.ok());
+  EXPECT_EQ(all.error().code, ErrorCode::kInvalidArgument);
+  EXPECT_NE(all.error().message.find("add another first"), std::string::npos);
+  const auto none = RevokeKeys(file_, "carol");
+  ASSERT_FALSE(none.ok());
+  EXPECT_EQ(none.error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(Read(), before);
+}
+
 }  // namespace
 }  // namespace pointsman

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/address.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/signal_set.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <chrono>
@@ -14,10 +15,13 @@
 #include <mutex>
 #include <thread>
 
+#include "daemon/api/chat.h"
 #include "daemon/api/context.h"
 #include "daemon/api/texts.h"
 #include "daemon/api/web.h"
+#include "daemon/expiry.h"
 #include "daemon/keys.h"
+#include "daemon/service_notify.h"
 
 namespace pointsman {
 namespace {
@@ -120,10 +124,12 @@ struct Daemon::Impl {
   ~Impl();
 
   Status LoadParts();
+  Status StartJobs();
   Status Listen();
   PathRouter Routes();
   HttpHooks Hooks();
   void AddEngineMetrics();
+  void ExpireDocuments();
   void Housekeep();
   void Hangup();
 
@@ -136,15 +142,18 @@ struct Daemon::Impl {
   std::unique_ptr<MemoryRegistry> memories;
   std::unique_ptr<SessionStore> sessions;
   std::unique_ptr<DocumentTextCache> texts;
+  std::unique_ptr<const ChatFormat> chat;
   std::unique_ptr<boost::asio::thread_pool> compute;
   std::unique_ptr<Engine> engine;
+  std::unique_ptr<JobRunner> jobs;  // null without --jobs
   std::unique_ptr<ApiContext> context;
   std::unique_ptr<HttpServer> server;  // before what its handlers use
-  std::atomic<bool> stop{false};
+  std::atomic<bool> stop{false}, expiring{false};
 };
 
 Daemon::Impl::~Impl() {
   server.reset();
+  jobs.reset();
   engine.reset();
   if (compute) compute->join();
 }
@@ -162,6 +171,9 @@ Status Daemon::Impl::LoadParts() {
   log->Write(LogLevel::kInfo, "loading", {{"model", options.model.filename().string()}});
   POINTSMAN_TRY(auto loaded, MoeModel::Load(options.model));
   model = std::move(loaded);
+  POINTSMAN_TRY(ChatFormat format, LoadChatFormat(options.model, options.chat_template));
+  log->Write(LogLevel::kInfo, "chat template", {{"from", format.origin}});
+  chat = std::make_unique<const ChatFormat>(std::move(format));
   memories = std::make_unique<MemoryRegistry>(model->fingerprint(), metrics);
   for (const auto& [id, settings] : options.memories) {
     POINTSMAN_TRY(const MemoryUse use, memories->Load(id, settings));
@@ -173,6 +185,39 @@ Status Daemon::Impl::LoadParts() {
   texts = std::make_unique<DocumentTextCache>(model->tokenizer());
   compute = std::make_unique<boost::asio::thread_pool>(std::max(1u, options.compute_threads));
   POINTSMAN_TRY(engine, Engine::Start(model, options.engine));
+  return {};
+}
+
+// Last of the parts: what an earlier server left goes on at once.
+Status Daemon::Impl::StartJobs() {
+  if (options.jobs.directory.empty()) return {};
+  JobRunnerOptions wanted = options.jobs;
+  wanted.on_problem = [this](const std::string& what) { log->Write(LogLevel::kError, "jobs", {{"reason", what}}); };
+  wanted.on_ended = [this](const JobRecord& job) {
+    log->Write(job.status == JobStatus::kFailed ? LogLevel::kWarning : LogLevel::kInfo, "job ended",
+               {{"job", job.id}, {"kind", job.kind}, {"status", JobStatusName(job.status)}, {"error", job.error}});
+    if (job.started == 0) return;
+    metrics
+        .AddHistogram("pointsman_job_duration_seconds", "From a job's start to its end.",
+                      {1, 10, 60, 300, 1800, 3600, 4 * 3600, 24 * 3600}, {{"kind", job.kind}})
+        .Observe(static_cast<double>(job.finished - job.started));
+  };
+  // Documents are written by a child: their memory is at a new generation afterwards.
+  wanted.on_success["documents"] = [this](const JobRecord& job) -> Status {
+    const Result<uint64_t> generation = memories->Reload(job.memory);
+    const bool gone = !generation.ok() && generation.error().code == ErrorCode::kNotFound;  // unloaded meanwhile
+    return generation.ok() || gone ? Status() : generation.error();
+  };
+  POINTSMAN_TRY(jobs, JobRunner::Start(std::move(wanted)));
+  for (const JobStatus status :
+       {JobStatus::kQueued, JobStatus::kRunning, JobStatus::kSucceeded, JobStatus::kFailed, JobStatus::kCancelled}) {
+    metrics.AddCallback("pointsman_jobs", "Jobs that are kept.", "gauge", {{"status", JobStatusName(status)}},
+                        [this, status] {
+                          const auto counts = jobs->Counts();
+                          const auto found = counts.find(status);
+                          return found == counts.end() ? 0.0 : static_cast<double>(found->second);
+                        });
+  }
   return {};
 }
 
@@ -224,6 +269,7 @@ PathRouter Daemon::Impl::Routes() {
   AddSearchRoutes(all, *context);
   AddDiagnosisRoutes(all, *context);
   AddRouteRoutes(all, *context);
+  AddJobRoutes(all, *context);
   AddWebRoutes(all);
   const auto limiter = std::make_shared<KeyLimiter>(options.requests_in_flight_per_key);
   for (Route route : all.routes()) {
@@ -289,17 +335,38 @@ Status Daemon::Impl::Listen() {
                                .log = *log,
                                .metrics = metrics,
                                .compute = *compute,
-                               .texts = *texts});
+                               .texts = *texts,
+                               .chat = *chat,
+                               .jobs = jobs.get()});
   context->shadow = options.shadow;
   AddEngineMetrics();
   POINTSMAN_TRY(server, HttpServer::Start(options.http, Routes(), Hooks()));
   context->ready = true;
+  NotifyReady(fmt::format("serving {} on port {}", context->model_id, server->port()));
   log->Write(LogLevel::kInfo, "ready",
              {{"address", options.http.address},
               {"port", server->port()},
               {"model", context->model_id},
               {"memories", memories->All().size()}});
   return {};
+}
+
+// On a compute thread, one memory after the other; a look that is still under way is not doubled.
+void Daemon::Impl::ExpireDocuments() {
+  if (expiring.exchange(true)) return;
+  boost::asio::post(*compute, [this] {
+    for (const MemoryUse& use : memories->All()) {
+      const std::string& id = use.loaded->id;
+      const Result<uint64_t> removed = RemoveExpired(*memories, id, NowUnixSeconds());
+      if (!removed.ok() && removed.error().code != ErrorCode::kBusy) {
+        log->Write(LogLevel::kError, "expired documents not removed",
+                   {{"memory", id}, {"reason", removed.error().message}});
+      } else if (removed.ok() && removed.value() > 0) {
+        log->Audit("expiry", "document.delete", {{"memory", id}, {"documents", removed.value()}}, "ok");
+      }
+    }
+    expiring = false;
+  });
 }
 
 // What has to happen from time to time.
@@ -315,11 +382,13 @@ void Daemon::Impl::Housekeep() {
 }
 
 void Daemon::Impl::Hangup() {
+  NotifyReloading();
   const Status parts[] = {keys->Refresh(), server->ReloadTls(), log->Reopen()};
   for (const Status& part : parts) {
     if (!part.ok()) log->Write(LogLevel::kError, "not read again", {{"reason", part.error().message}});
   }
   log->Write(LogLevel::kInfo, "keys, certificate and log files read again");
+  NotifyReady(fmt::format("serving {} on port {}", context->model_id, server->port()));
 }
 
 Daemon::Daemon(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -328,6 +397,7 @@ Daemon::~Daemon() = default;
 Result<std::unique_ptr<Daemon>> Daemon::Start(DaemonOptions options) {
   auto impl = std::make_unique<Impl>(std::move(options));
   POINTSMAN_CHECK_OK(impl->LoadParts());
+  POINTSMAN_CHECK_OK(impl->StartJobs());
   POINTSMAN_CHECK_OK(impl->Listen());
   return std::unique_ptr<Daemon>(new Daemon(std::move(impl)));
 }
@@ -343,8 +413,10 @@ Status Daemon::Wait() {
     if (signal == SIGHUP) impl_->Hangup();
     if (signal == SIGTERM || signal == SIGINT) break;
     if (tick % ticks_between == 0) impl_->Housekeep();
+    if (tick % (impl_->options.expiry_interval_s * 1000 / kTickMs) == 0) impl_->ExpireDocuments();
   }
   impl_->context->draining = true;
+  NotifyStopping();
   impl_->log->Write(LogLevel::kInfo, "draining", {{"timeout_ms", impl_->options.http.drain_timeout_ms}});
   // A second signal does not wait for the first one's courtesy.
   std::atomic<bool> drained{false};
@@ -354,6 +426,7 @@ Status Daemon::Wait() {
       if (signal == SIGTERM || signal == SIGINT) std::_Exit(130);
     }
   });
+  if (impl_->jobs) impl_->jobs->Stop();  // ends the streams of their events, too
   const bool in_time = impl_->server->Drain();
   drained = true;
   impatient.join();

@@ -108,7 +108,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
 
 class Builder {
  public:
-  Builder(const BuildOptions& options, const MoeModel& model) : options_(options), model_(model) {}
+  Builder(const BuildOptions& options, const MoeModel& model) : options_(options), model_(model), clock_(ProgressOf(options.data)) {}
 
   Result<BuildReport> Run();
 
@@ -140,7 +140,7 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
     }
   }
   const uint64_t epochs = name == "knn" ? 1 : static_cast<uint64_t>(preset.epochs);
-  Progress progress(name, epochs * CountTargets(set_.reference), "tokens", {.quiet = options_.data.quiet});
+  Progress progress(name, epochs * CountTargets(set_.reference), "tokens", ProgressOf(options_.data));
   CandidateOptions options;
   options.epochs = preset.epochs;
   options.seed = options_.data.seed;
@@ -153,6 +153,7 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
     std::snprintf(line, sizeof line, "%s: epoch %d, held-out %.4f nats, leave-one-out %.4f, %.0f s", name.c_str(),
                   e.epoch, e.held_out_nll, e.train_nll, e.seconds);
     Say(line);
+    progress.NoteLoss(e.held_out_nll);
   };
   PrototypeOptions prototypes;
   prototypes.count = std::min(PrototypeCount(set_.tokens()), preset.max_prototypes);
@@ -260,7 +261,7 @@ Result<BuildReport> Builder::Run() {
 
   clock_.Start("capture");
   Progress capture("capture", CountTokens(corpus_.documents, SplitRole::kReference), "tokens",
-                   {.quiet = options_.data.quiet});
+                   ProgressOf(options_.data));
   ReferenceOptions reference;
   reference.threads = options_.data.threads;
   reference.on_progress = [&](uint64_t tokens) { capture.Advance(tokens); };

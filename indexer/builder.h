@@ -13,6 +13,7 @@
 #include "adapt/rerouting_options.h"
 #include "indexer/evaluation/report.h"
 #include "indexer/ingest.h"
+#include "indexer/progress.h"
 #include "indexer/tasks/task_options.h"
 #include "memory/manifest.h"
 #include "memory/memory.h"
@@ -34,6 +35,7 @@ struct CorpusOptions {
   bool split_by_library = false;  // train on some libraries (top folders), test on others
   int threads = 2;
   bool quiet = false;
+  ProgressStyle progress = ProgressStyle::kAuto;
 };
 
 struct BuildOptions {

@@ -19,6 +19,7 @@ constexpr uint64_t kTokensPerSampledDocument = 25;
 
 Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options) {
   at::set_num_threads(1);
+  AnnounceStage("load", ProgressOf(options));
   POINTSMAN_TRY(std::unique_ptr<MoeModel> model, MoeModel::Load(options.model));
   if (model->config().eos_token_ids.empty()) {
     return Error{ErrorCode::kInvalidArgument, options.model.string() +
@@ -78,12 +79,15 @@ Result<Corpus> LoadGeneralText(const MoeModel& model, const CorpusOptions& optio
   return corpus;
 }
 
+ProgressOptions ProgressOf(const CorpusOptions& options) { return {.quiet = options.quiet, .style = options.progress}; }
+
 void Say(const CorpusOptions& options, const std::string& line) {
   if (!options.quiet) std::fprintf(stderr, "%s\n", line.c_str());
 }
 
 void StageClock::Start(const std::string& stage) {
   Finish();
+  AnnounceStage(stage, progress_);
   stages_.push_back({stage, 0});
   started_ = std::chrono::steady_clock::now();
 }

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "indexer/builder.h"
@@ -25,16 +26,20 @@ Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options);
 // Unrelated text: options.off_domain, or what FindGeneralText finds; the paths used are returned in `sources`.
 Result<Corpus> LoadGeneralText(const MoeModel& model, const CorpusOptions& options, std::vector<std::string>* sources);
 
+// How the stages of a job show their progress.
+ProgressOptions ProgressOf(const CorpusOptions& options);
 // Prints one plain line to stderr unless quiet.
 void Say(const CorpusOptions& options, const std::string& line);
 
-// Times named stages; each Start ends the one before.
+// Times named stages, and announces them to programs; each Start ends the one before.
 class StageClock {
  public:
+  explicit StageClock(ProgressOptions progress) : progress_(std::move(progress)) {}
   void Start(const std::string& stage);
   std::vector<StageTime> Finish();
 
  private:
+  const ProgressOptions progress_;
   std::vector<StageTime> stages_;
   std::chrono::steady_clock::time_point started_;
 };

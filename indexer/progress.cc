@@ -6,12 +6,14 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <utility>
 
 namespace pointsman {
 namespace {
 
 constexpr double kBarInterval_s = 0.1;
+constexpr double kJsonInterval_s = 0.5;
 constexpr double kLineInterval_s = 10;
 constexpr int kBarCells = 24;
 
@@ -29,6 +31,21 @@ bool WantsBar(const ProgressOptions& options) {
   return options.style == ProgressStyle::kBar;
 }
 
+double IntervalOf(const ProgressOptions& options, bool bar) {
+  if (options.style == ProgressStyle::kJson) return kJsonInterval_s;
+  return bar ? kBarInterval_s : kLineInterval_s;
+}
+
+// One decimal is plenty, and keeps the lines short.
+nlohmann::ordered_json Rounded(double value) {
+  if (!std::isfinite(value)) return nullptr;
+  return std::round(10 * value) / 10;
+}
+
+std::string JsonText(const nlohmann::ordered_json& json) {
+  return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 std::string FormatRate(double per_second) {
   if (per_second >= 100) return FormatCount(static_cast<uint64_t>(std::llround(per_second)));
   return fmt::format("{:.1f}", per_second);
@@ -43,7 +60,9 @@ Progress::Progress(std::string stage, uint64_t total, std::string unit, Progress
       options_(WithClock(std::move(options))),
       bar_(WantsBar(options_)),
       start_s_(options_.seconds()),
-      drawn_s_(start_s_) {}
+      drawn_s_(start_s_) {
+  if (!options_.quiet && options_.style == ProgressStyle::kJson) Draw(start_s_);
+}
 
 Progress::~Progress() { Finish(); }
 
@@ -51,7 +70,7 @@ void Progress::Advance(uint64_t n) {
   const std::lock_guard lock(mutex_);
   done_ += n;
   const double now = options_.seconds();
-  if (!options_.quiet && now - drawn_s_ >= (bar_ ? kBarInterval_s : kLineInterval_s)) Draw(now);
+  if (!options_.quiet && now - drawn_s_ >= IntervalOf(options_, bar_)) Draw(now);
 }
 
 void Progress::Skip(uint64_t n) {
@@ -60,8 +79,19 @@ void Progress::Skip(uint64_t n) {
   skipped_ += n;
 }
 
+void Progress::NoteLoss(double nats) {
+  const std::lock_guard lock(mutex_);
+  loss_ = nats;
+  if (!options_.quiet && options_.style == ProgressStyle::kJson) Draw(options_.seconds());
+}
+
 void Progress::Draw(double now) {
   drawn_s_ = now;
+  if (options_.style == ProgressStyle::kJson) {
+    fmt::print(options_.stream, "{}\n", JsonLine(now));
+    std::fflush(options_.stream);
+    return;
+  }
   // Carriage return and "erase to the end of the line": a shorter text leaves nothing of a longer one behind.
   fmt::print(options_.stream, "{}{}{}", bar_ ? "\r" : "", Line(now), bar_ ? "\x1b[K" : "\n");
   std::fflush(options_.stream);
@@ -84,9 +114,24 @@ std::string Progress::Line(double now) const {
   return text;
 }
 
+std::string Progress::JsonLine(double now) const {
+  const double elapsed = now - start_s_;
+  const double rate = elapsed > 0 ? static_cast<double>(done_ - skipped_) / elapsed : 0;
+  nlohmann::ordered_json line;
+  line["stage"] = stage_;
+  line["done"] = done_;
+  line["total"] = total_ > 0 ? nlohmann::ordered_json(total_) : nullptr;
+  line["rows_per_s"] = Rounded(rate);
+  const bool known = rate > 0 && total_ >= done_ && total_ > 0;
+  line["eta_s"] = known ? Rounded(static_cast<double>(total_ - done_) / rate) : nullptr;
+  if (loss_ && std::isfinite(*loss_)) line["loss"] = *loss_;
+  return JsonText(line);
+}
+
 void Progress::Finish(const std::string& note) {
   const std::lock_guard lock(mutex_);
   if (std::exchange(finished_, true) || options_.quiet) return;
+  if (options_.style == ProgressStyle::kJson) return Draw(options_.seconds());
   const double elapsed = options_.seconds() - start_s_;
   const bool counted = total_ > 0 || done_ > 0;
   std::string text =
@@ -106,6 +151,14 @@ uint64_t Progress::done() const {
 }
 
 double Progress::elapsed_s() const { return options_.seconds() - start_s_; }
+
+void AnnounceStage(const std::string& stage, const ProgressOptions& options) {
+  if (options.quiet || options.style != ProgressStyle::kJson) return;
+  const nlohmann::ordered_json line = {
+      {"stage", stage}, {"done", 0}, {"total", nullptr}, {"rows_per_s", 0.0}, {"eta_s", nullptr}};
+  fmt::print(options.stream, "{}\n", JsonText(line));
+  std::fflush(options.stream);
+}
 
 std::string FormatDuration(double seconds) {
   if (seconds < 59.95) return fmt::format("{:.1f} s", std::max(0.0, seconds));

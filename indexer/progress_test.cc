@@ -96,6 +96,39 @@ TEST_F(CapturedProgress, QuietWritesNothingAndDestructionFinishesOnce) {
   EXPECT_EQ(Output(), "b: 1 rows in 0.0 s\n");
 }
 
+TEST_F(CapturedProgress, JsonLinesForPrograms) {
+  {
+    Progress progress("train \"x\"", 100, "tokens", Options(ProgressStyle::kJson));
+    now_s_ += 0.4;
+    progress.Advance(10);  // too soon
+    now_s_ += 0.6;
+    progress.Advance(10);
+    progress.NoteLoss(2.5);
+    now_s_ += 4;
+    progress.Advance(80);
+  }
+  EXPECT_EQ(Output(),
+            R"({"stage":"train \"x\"","done":0,"total":100,"rows_per_s":0.0,"eta_s":null})"
+            "\n"
+            R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0})"
+            "\n"
+            R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0,"loss":2.5})"
+            "\n"
+            R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
+            "\n"
+            R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
+            "\n");
+}
+
+TEST_F(CapturedProgress, StagesThatCountNothingAreAnnouncedToProgramsOnly) {
+  AnnounceStage("gate", Options(ProgressStyle::kLines));
+  AnnounceStage("gate", Options(ProgressStyle::kJson, /*quiet=*/true));
+  EXPECT_EQ(Output(), "");
+  AnnounceStage("gate", Options(ProgressStyle::kJson));
+  EXPECT_EQ(Output(), R"({"stage":"gate","done":0,"total":null,"rows_per_s":0.0,"eta_s":null})"
+                      "\n");
+}
+
 TEST_F(CapturedProgress, CountsFromManyThreads) {
   Progress progress("threads", 40000, "rows", Options(ProgressStyle::kLines));
   std::vector<std::thread> threads;

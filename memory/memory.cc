@@ -17,19 +17,6 @@ namespace fs = std::filesystem;
 // Publishing twice while a reader opens removes the generation under it; it then starts again from the manifest.
 constexpr int kOpenAttempts = 4;
 
-uint64_t BytesUnder(const fs::path& directory) {
-  uint64_t total = 0;
-  std::error_code code;
-  for (fs::recursive_directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
-    std::error_code ignored;  // a file that RocksDB removes meanwhile counts as nothing
-    if (it->is_regular_file(ignored)) {
-      const uint64_t size = it->file_size(ignored);
-      if (!ignored) total += size;
-    }
-  }
-  return total;
-}
-
 Error NeedsRepair(const fs::path& memory, std::string_view problem) {
   return {ErrorCode::kCorrupt, fmt::format("{}; run `pointsman verify --repair {}`", problem, memory.string())};
 }
@@ -44,6 +31,19 @@ void Compare(std::string_view field, const std::string& memory, const std::strin
 }
 
 }  // namespace
+
+uint64_t BytesUnder(const fs::path& directory) {
+  uint64_t total = 0;
+  std::error_code code;
+  for (fs::recursive_directory_iterator it(directory, code), end; !code && it != end; it.increment(code)) {
+    std::error_code ignored;  // a file that RocksDB removes meanwhile counts as nothing
+    if (it->is_regular_file(ignored)) {
+      const uint64_t size = it->file_size(ignored);
+      if (!ignored) total += size;
+    }
+  }
+  return total;
+}
 
 Result<Manifest> ReadManifestFile(FileSystem& files, const fs::path& memory) {
   const fs::path path = ManifestPath(memory);

@@ -97,6 +97,14 @@ class MemoryWriter {
   // The published manifest, or kNotFound.
   Result<Manifest> manifest() const;
 
+  // Publishes a kept generation again, with the manifest that it had (verdict and all), and keeps the one that was
+  // published: rolling back twice returns. `generation` 0 = the one published before. Truth is not rolled back: documents
+  // that were added since are still there. Readers see the one or the other. The next Publish gets a number never used.
+  // Returns the generation that is published now.
+  // Errors: kNotFound (nothing was published, or that generation is not kept), kInvalidArgument (a document that the
+  // generation may hold was deleted since), kCorrupt (its files are damaged). Nothing changed then.
+  Result<uint64_t> Rollback(uint64_t generation = 0);
+
   // Leaves nothing but what is published: the other generations and their copies in truth go, and the kinds and stages
   // that a build keeps beside them, and truth is compacted. What was deleted before is then in no file of the memory.
   // Unlike Publish's own clean-up this reports what it could not remove; it may be repeated.
@@ -121,6 +129,13 @@ struct Finding {
 // Checks manifest (schema), every block of the derived generation and its digest, and every record of truth. Empty =
 // sound. Changes nothing. kNotFound if there is no memory, kBusy while a writer has it open.
 Result<std::vector<Finding>> Verify(const std::filesystem::path& directory, FileSystem* files = nullptr);
+
+struct CompactReport {
+  uint64_t bytes_before = 0, bytes_after = 0;  // of all files of the memory
+};
+// Rewrites truth without what was deleted or overwritten, and removes what killed writers and restores left. The kept
+// generation stays. Errors: those of MemoryWriter::Open; kNoSpace: it needs room for truth once more meanwhile.
+Result<CompactReport> CompactMemory(const std::filesystem::path& directory, const WriterOptions& options = {});
 
 // Order-, time- and path-free digest of what a memory routes with (`inspect --digest`): 32 hex digits.
 // The same seed, corpus, model and instruction set give the same digest for any number of threads.

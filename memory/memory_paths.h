@@ -23,6 +23,13 @@ inline std::filesystem::path GenerationPath(const std::filesystem::path& memory,
   return DerivedPath(memory) / GenerationName(generation);
 }
 
+// Where a restore makes the memory that will take this one's place; `memory` without a slash at its end.
+inline std::filesystem::path RestoringPath(const std::filesystem::path& memory) {
+  return memory.string() + ".restoring.tmp";
+}
+// Sizes of all files; 0 where nothing is.
+uint64_t BytesUnder(const std::filesystem::path& directory);
+
 // kNotFound without one, kCorrupt, kUnsupported.
 Result<Manifest> ReadManifestFile(FileSystem& files, const std::filesystem::path& memory);
 // Maps the generation that `manifest` publishes and checks that it is what the manifest says. A missing or damaged file

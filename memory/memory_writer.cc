@@ -82,6 +82,9 @@ struct MemoryWriter::Impl {
   Result<uint64_t> NextGeneration(const std::optional<Manifest>& published) const;
   Status WriteDerived(const RoutingTables& tables, uint64_t generation);
   Status WriteManifest(const Manifest& manifest);
+  Status Keep(const Manifest& published);
+  Result<Manifest> FindKept(const Manifest& published, uint64_t generation) const;
+  Status CheckNothingDeletedSince(const Manifest& kept) const;
   void RemoveUnpublished(uint64_t generation);
   void RemoveOldGenerations(uint64_t newest, uint64_t previous);
   Status RestoreDerived(const Manifest& manifest);
@@ -127,6 +130,43 @@ Status MemoryWriter::Impl::WriteManifest(const Manifest& manifest) {
   return files.WriteAtomically(ManifestPath(directory), json);
 }
 
+// For a rollback. Of no effect as long as it is the published one.
+Status MemoryWriter::Impl::Keep(const Manifest& published) {
+  return KeepManifest(*store, published.generation, SerializeManifest(published));
+}
+
+// What a rollback goes to: `generation`, or of all that are kept the one that was published last.
+Result<Manifest> MemoryWriter::Impl::FindKept(const Manifest& published, uint64_t generation) const {
+  POINTSMAN_TRY(const auto kept, KeptManifests(*store));
+  std::optional<Manifest> found;
+  std::string numbers;
+  for (const auto& [number, json] : kept) {
+    if (number == published.generation || !files.Exists(GenerationPath(directory, number))) continue;
+    POINTSMAN_TRY(Manifest manifest, ParseManifest(json, TruthPath(directory).string()));
+    numbers += (numbers.empty() ? "" : ", ") + std::to_string(number);
+    const bool later = !found || manifest.truth_sequence > found->truth_sequence;
+    if (generation == 0 ? later : number == generation) found = std::move(manifest);
+  }
+  if (found) return *std::move(found);
+  return Error{ErrorCode::kNotFound,
+               fmt::format("{}: generation {} is published, {}", directory.string(), published.generation,
+                           numbers.empty() ? "and no other is kept; restore a snapshot"
+                                           : "of the others only " + numbers + " is kept")};
+}
+
+Status MemoryWriter::Impl::CheckNothingDeletedSince(const Manifest& kept) const {
+  return store->ForEachChange(kept.truth_sequence, [&](const Change& change) -> Status {
+    if (change.kind != ChangeKind::kDeleteDocument) return {};
+    const auto document = store->GetDocument(change.document);
+    if (document.ok()) return {};  // put again
+    if (document.error().code != ErrorCode::kNotFound) return document.error();
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("{}: document {:016x} was deleted since generation {}, which may still route with it; "
+                             "build the memory again",
+                             directory.string(), change.document, kept.generation)};
+  });
+}
+
 // Frees the space of a failed publish, if it can. Best effort: what stays is never read and goes with the next publish.
 void MemoryWriter::Impl::RemoveUnpublished(uint64_t generation) {
   const auto manifest = ReadManifestFile(files, directory);
@@ -142,6 +182,7 @@ void MemoryWriter::Impl::RemoveUnpublished(uint64_t generation) {
 // Best effort as well: the new generation is published whether or not the old ones can be removed.
 void MemoryWriter::Impl::RemoveOldGenerations(uint64_t newest, uint64_t previous) {
   static_cast<void>(DropCopiesExcept(*store, newest));
+  static_cast<void>(DropKeptManifestsExcept(*store, previous));
   const auto names = files.List(DerivedPath(directory));
   if (!names.ok()) return;
   for (const std::string& name : names.value()) {
@@ -213,6 +254,7 @@ Status MemoryWriter::Publish(const RoutingTables& tables, Manifest manifest) {
   if (manifest.created.empty()) manifest.created = NowUtc();
   const auto publish = [&]() -> Status {
     POINTSMAN_CHECK_OK(impl_->WriteDerived(tables, manifest.generation));
+    if (published) POINTSMAN_CHECK_OK(impl_->Keep(*published));
     return impl_->WriteManifest(manifest);
   };
   if (Status status = publish(); !status.ok()) {
@@ -236,6 +278,26 @@ Status MemoryWriter::UpdateManifest(const Manifest& manifest) {
 
 Result<Manifest> MemoryWriter::manifest() const { return ReadManifestFile(impl_->files, impl_->directory); }
 
+Result<uint64_t> MemoryWriter::Rollback(uint64_t generation) {
+  POINTSMAN_TRY(const Manifest published, manifest());
+  if (generation == published.generation) return generation;
+  POINTSMAN_TRY(const Manifest kept, impl_->FindKept(published, generation));
+  POINTSMAN_CHECK_OK(impl_->CheckNothingDeletedSince(kept));
+  if (auto sound = OpenPublished(impl_->files, impl_->directory, kept, /*load_to_ram=*/false, /*verify=*/true,
+                                 /*check_digest=*/true);
+      !sound.ok()) {
+    return Error{sound.error().code,
+                 fmt::format("generation {} cannot be published again: {}", kept.generation, sound.error().message)};
+  }
+  // All that going back and forth needs is in truth before the manifest is replaced.
+  const fs::path files = GenerationPath(impl_->directory, kept.generation);
+  POINTSMAN_CHECK_OK(CopyIntoTruth(impl_->files, files, kept.generation, *impl_->store));
+  POINTSMAN_CHECK_OK(impl_->Keep(published));
+  POINTSMAN_CHECK_OK(impl_->WriteManifest(kept));
+  impl_->RemoveOldGenerations(kept.generation, published.generation);
+  return kept.generation;
+}
+
 Status MemoryWriter::Purge() {
   POINTSMAN_TRY(const Manifest published, manifest());
   FileSystem& files = impl_->files;
@@ -250,6 +312,7 @@ Status MemoryWriter::Purge() {
   POINTSMAN_CHECK_OK(files.Remove(StagesPath(impl_->directory)));
   POINTSMAN_CHECK_OK(files.SyncDirectory(impl_->directory));
   POINTSMAN_CHECK_OK(DropCopiesExcept(*impl_->store, published.generation));
+  POINTSMAN_CHECK_OK(DropKeptManifestsExcept(*impl_->store, 0));
   return impl_->store->Compact();
 }
 

@@ -95,6 +95,26 @@ TEST_F(StoreWithTwoDocuments, KeepsEverythingOverAReopen) {
   EXPECT_THAT(ChangesAfter(1), ElementsAre(ChangeKind::kPutDocument, ChangeKind::kPutEntries, ChangeKind::kPutEntries));
 }
 
+TEST_F(StoreWithTwoDocuments, CompactKeepsWhatIsThereAndLeavesNoLogBehind) {
+  ASSERT_TRUE(IsOk(store_->DeleteDocument(7)));
+  ASSERT_TRUE(IsOk(store_->Compact()));
+  EXPECT_THAT(Documents(), ElementsAre(UINT64_MAX));
+  EXPECT_THAT(Entries(3), ElementsAre(EntryId{UINT64_MAX, UINT32_MAX}));
+  EXPECT_EQ(store_->LastSequence(), 5u);
+  for (const auto& file : std::filesystem::directory_iterator(path_)) {
+    if (file.path().extension() != ".log") continue;
+    EXPECT_EQ(file.file_size(), 0u) << file.path();
+  }
+  ASSERT_TRUE(IsOk(store_->PutSetting("after", "x")));
+  Reopen();
+  EXPECT_EQ(store_->LastSequence(), 6u);
+  ASSERT_TRUE(IsOk(store_->Compact())) << "an empty log";
+  store_.reset();
+  const auto reader = RocksDbStore::OpenReadOnly(path_);
+  ASSERT_TRUE(IsOk(reader));
+  EXPECT_EQ(reader.value()->Compact().error().code, ErrorCode::kInvalidArgument);
+}
+
 TEST_F(StoreWithTwoDocuments, DeletingADocumentTakesItsEntriesOfAllLayersAndNoOthers) {
   ASSERT_TRUE(IsOk(store_->DeleteDocument(7)));
   EXPECT_THAT(Documents(), ElementsAre(UINT64_MAX));

@@ -84,7 +84,7 @@ Result<Manifest> RestoreSnapshot(const fs::path& snapshot, const fs::path& memor
     POINTSMAN_CHECK_OK(CheckReplaceable(files, memory));
     POINTSMAN_TRY(lock, WriterLock::Acquire(memory));
   }
-  const fs::path staged = memory.string() + ".restoring.tmp";
+  const fs::path staged = RestoringPath(memory);
   POINTSMAN_CHECK_OK(files.CreateDirectories(staged));
   POINTSMAN_TRY(const WriterLock staged_lock, WriterLock::Acquire(staged));
   const auto stage = [&]() -> Result<Manifest> {

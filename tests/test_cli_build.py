@@ -1,6 +1,7 @@
 """Builds that go wrong: an empty or strange corpus, a full disk, a killed process, two writers at once."""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
@@ -141,3 +142,17 @@ def test_a_full_disk_ends_a_build_and_keeps_what_was_there(pointsman, model, cor
     pointsman.ok(*arguments, "--resume")  # with room again it goes on
     assert digest(pointsman, small_disk / "memory") == digest(pointsman, neighbour) == digest(pointsman, built_memory)
     assert "sound" in pointsman.ok("verify", neighbour).stdout
+
+
+def test_progress_for_programs_is_json_lines(pointsman, model, corpus, off_domain, tmp_path):
+    done = pointsman.ok(*build_arguments(model, corpus, off_domain, tmp_path / "m", "--progress", "json", "--json"))
+    assert json.loads(done.stdout)["kind"] == "entries"
+    lines = done.stderr.splitlines()
+    updates = [json.loads(line) for line in lines if line.startswith("{")]
+    assert all(set(u) - {"loss"} == {"stage", "done", "total", "rows_per_s", "eta_s"} for u in updates)
+    stages = list(dict.fromkeys(u["stage"] for u in updates))
+    assert stages == ["load", "ingest", "capture", "train", "entries", "gate", "write", "verdict"]
+    capture = [u for u in updates if u["stage"] == "capture" and u["total"]]
+    assert capture[0]["done"] == 0 and capture[-1]["done"] == capture[-1]["total"] > 1000
+    assert any(0 < u.get("loss", 0) < 20 for u in updates if u["stage"] == "entries")
+    assert any(line.startswith("corpus: ") for line in lines)  # people's lines stay

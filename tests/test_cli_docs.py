@@ -108,6 +108,19 @@ def built_prototypes(pointsman, model, corpus, off_domain, tmp_path_factory):
     return out
 
 
+def test_snapshots_that_still_hold_a_removed_document_are_listed(pointsman, memory, tmp_path):
+    document = documents_of(pointsman, memory, "reference")[0]
+    pointsman.ok("snapshot", memory, "--out", tmp_path / "snapshots" / "monday")
+    remove = ("docs", "remove", memory, "--document", document["document"], "--snapshots", tmp_path / "snapshots")
+    held = [{"document": document["document"], "snapshot": "monday", "problem": None}]
+    assert pointsman.json(*remove, "--dry-run", schema="docs_remove")["snapshots"] == held
+    text = pointsman.ok(*remove).stdout
+    assert "snapshot monday still holds" in text
+    other = documents_of(pointsman, memory, "reference")[0]
+    assert pointsman.json("docs", "remove", memory, "--document", other["document"], "--snapshots", tmp_path / "nowhere",
+                          schema="docs_remove")["snapshots"] == []
+
+
 def test_prototypes_of_a_removed_document_are_masked(pointsman, built_prototypes, tmp_path):
     memory = tmp_path / "memory"
     shutil.copytree(built_prototypes, memory)

@@ -26,7 +26,7 @@ def server(pointsman, model, memory, tmp_path):
     keys = tmp_path / "keys"
     key = pointsman.json("keys", "new", "--keys", keys, "--name", "tester", "--access", "admin")["key"]
     running = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--threads", "1", "--allow-rejected",
-                     "--memory-root", pathlib.Path(memory).parent, "--keys", keys)
+                     "--memory-root", pathlib.Path(memory).parent, "--keys", keys, "--jobs", tmp_path / "jobs")
     running.key = key
     yield running
     code, err = running.stop()
@@ -49,7 +49,10 @@ def registered():
         for helper, method in ((r'add\("(/v1/(?:chat/)?completions)", (?:true|false)\)', "POST"),
                                (r'add\("(/v1/memories/\{id\}/d[a-z]+)", ', "GET")):
             found |= {(method, path) for path in re.findall(helper, text)}
-    return found
+    jobs = (ROOT / "daemon" / "api" / "jobs.cc").read_text()
+    for resource in re.findall(r'\{"(/v1/\w+)", "\w*"\}', jobs):
+        found |= {("GET", resource), ("GET", resource + "/{job}"), ("GET", resource + "/{job}/events"), ("DELETE", resource + "/{job}")}
+    return found | {("POST", path) for path in re.findall(r'creates\("(/v1/\w+)"', jobs)}
 
 
 def test_every_route_is_described_and_every_description_served(spec):

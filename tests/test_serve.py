@@ -519,3 +519,54 @@ def test_drift_is_told_from_live_text(pointsman, model, built_memory, off_domain
         assert "shadow" in [f["what"] for f in running.ok("GET", "/v1/memories/headers/diagnosis")["findings"]]
     finally:
         running.stop()
+
+
+def test_keys_are_listed_and_revoked(pointsman, tmp_path):
+    keys = tmp_path / "keys"
+    made = pointsman.json("keys", "new", "--keys", keys, "--name", "alice", "--memories", "a,b", schema="keys_new")
+    pointsman.json("keys", "new", "--keys", keys, "--name", "bob", "--access", "admin", schema="keys_new")
+    listed = pointsman.json("keys", "list", "--keys", keys, schema="keys_list")["keys"]
+    assert [(k["name"], k["access"], k["memories"]) for k in listed] == [("alice", "read-only", ["a", "b"]), ("bob", "admin", None)]
+    assert made["key"] not in keys.read_text()
+    revoked = pointsman.json("keys", "revoke", "--keys", keys, "--key", listed[0]["id"], schema="keys_revoke")["revoked"]
+    assert [k["name"] for k in revoked] == ["alice"]
+    fails(pointsman("keys", "revoke", "--keys", keys, "--key", "bob"), 2, "add another first")
+    fails(pointsman("keys", "revoke", "--keys", keys, "--key", "carol"), 1, "carol", "keys list")
+
+
+def test_a_deleted_document_is_gone_at_once_and_for_good(pointsman, model, memory):
+    running = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--allow-rejected", "--threads", "1")
+    try:
+        documents = running.ok("GET", "/v1/memories/headers/documents?limit=1000")["data"]
+        gone = next(d for d in documents if d["role"] == "reference")
+        text = running.ok("GET", f"/v1/memories/headers/documents/{gone['id']}")["text"]
+        found = lambda: {n["document"] for n in running.ok("POST", "/v1/memories/headers/search",
+                                                           {"text": text[:200], "k": 20})["neighbours"]}
+        assert gone["source"] in found()
+        answer = running.ok("DELETE", f"/v1/memories/headers/documents/{gone['id']}")
+        assert answer["deleted"] and answer["rows"] > 0
+        assert running.ok("GET", "/v1/memories/headers")["generation"] == answer["generation"]
+        assert running.ok("GET", "/v1/memories/headers")["verdict"]["stale"]
+        assert gone["source"] not in found()
+        left = running.ok("GET", "/v1/memories/headers/documents?limit=1000")["data"]
+        assert [d["id"] for d in left] == [d["id"] for d in documents if d["id"] != gone["id"]]
+        running.refused("DELETE", f"/v1/memories/headers/documents/{gone['id']}", None, 404, "not_found")
+        running.refused("GET", f"/v1/memories/headers/documents/{gone['id']}", None, 404, "not_found")
+    finally:
+        running.stop()
+    assert pointsman.json("verify", memory, schema="verify")["findings"] == []
+    assert not any(gone["source"].encode() in p.read_bytes() for p in pathlib.Path(memory).rglob("*") if p.is_file())
+
+
+def test_a_writer_elsewhere_makes_a_deletion_wait(pointsman, model, memory):
+    import fcntl
+
+    running = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--allow-rejected", "--threads", "1")
+    try:
+        document = running.ok("GET", "/v1/memories/headers/documents")["data"][0]["id"]
+        with open(memory / "LOCK", "a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            running.refused("DELETE", f"/v1/memories/headers/documents/{document}", None, 409, "conflict")
+        running.ok("DELETE", f"/v1/memories/headers/documents/{document}")
+    finally:
+        running.stop()

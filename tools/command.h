@@ -34,6 +34,10 @@ Result<Output> RunPlan(const Settings& settings);
 Result<Output> RunGenerate(const Settings& settings);
 Result<Output> RunInspect(const Settings& settings);
 Result<Output> RunVerify(const Settings& settings);
+Result<Output> RunSnapshot(const Settings& settings);
+Result<Output> RunRestore(const Settings& settings);
+Result<Output> RunRollback(const Settings& settings);
+Result<Output> RunCompact(const Settings& settings);
 Result<Output> RunDocsList(const Settings& settings);
 Result<Output> RunDocsAdd(const Settings& settings);
 Result<Output> RunDocsRemove(const Settings& settings);
@@ -45,6 +49,8 @@ Result<Output> RunBenchBuild(const Settings& settings);
 Result<Output> RunBenchDaemon(const Settings& settings);
 Result<Output> RunServe(const Settings& settings);
 Result<Output> RunKeysNew(const Settings& settings);
+Result<Output> RunKeysList(const Settings& settings);
+Result<Output> RunKeysRevoke(const Settings& settings);
 Result<Output> RunConfig(const Settings& settings);
 
 }  // namespace pointsman

@@ -39,6 +39,7 @@ CorpusOptions CorpusOptionsOf(const Settings& settings) {
   options.max_test_tokens = static_cast<uint64_t>(settings.Integer("max-test-tokens"));
   options.split_by_library = settings.Flag("split-by-library");
   options.threads = ThreadsOf(settings);
+  if (settings.Knows("progress") && settings.Text("progress") == "json") options.progress = ProgressStyle::kJson;
   return options;
 }
 

@@ -49,12 +49,22 @@ constexpr OptionSpec Positional(OptionSpec option) {
 constexpr double kLargest = 9e15;  // whole numbers up to here are exact in a double
 
 constexpr std::array kOptions = {
-    Positional(Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
+    Positional(
+        Option("memory", kPath, "inspect verify docs-list docs-add docs-remove", "MEM", "", "the memory's directory")),
+    Positional(Option("memory", kPath, "snapshot rollback compact", "MEM", "", "the memory's directory")),
+    Positional(Option("snapshot", kPath, "restore", "SNAPSHOT", "", "the snapshot's directory")),
+    Required(Option("out", kPath, "snapshot", "DIR", "",
+                    "the snapshot's directory, which is not there yet; its last part is the snapshot's name: a-z, 0-9, "
+                    "'.', '_' and '-', 64 at most")),
+    Required(Option("out", kPath, "restore", "MEM", "",
+                    "the memory's directory; a memory that is there is replaced in one step")),
+    Within(1, kLargest, Option("generation", kInteger, "rollback", "N", "", "a kept one; none = the one before")),
     Required(Option("model", kPath, kWithModel, "DIR", "",
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
 
-    Required(Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Required(
+        Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
     Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
     Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",
            "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
@@ -144,6 +154,8 @@ constexpr std::array kOptions = {
            "the document of this source, as docs list prints it; may be given several times"),
     Option("tag", kTexts, "docs-remove", "TAG", "", "all documents with this tag; may be given several times"),
     Option("expired", kFlag, "docs-remove", "", "", "all documents whose time has passed (docs add --ttl)"),
+    Option("snapshots", kPath, "docs-remove", "DIR", "",
+           "where the memory's snapshots are: those that still hold a removed document are listed"),
     Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
     Option("tag", kTexts, "docs-add", "TAG", "", "of the new documents; may be given several times"),
     Within(1, 1e10,
@@ -202,10 +214,16 @@ constexpr std::array kOptions = {
         "API keys (pointsman keys new); read again when the file changes. none = everybody on the loopback address is "
         "the administrator"),
     Required(Option("keys", kPath, "keys-new", "FILE", "", "the key file, made if it is not there")),
+    Required(Option("keys", kPath, "keys-list keys-revoke", "FILE", "", "the key file")),
+    Required(Option("key", kText, "keys-revoke", "NAME", "", "a holder's name: all keys of it; or one key's id")),
     Required(Option("name", kText, "keys-new", "NAME", "", "who holds the key: in logs, and owner of sessions")),
     Choice("read-only read-write admin",
            Option("access", kChoice, "keys-new", "LEVEL", "read-only", "what the key may do")),
     Option("memories", kNames, "keys-new", "IDS", "", "the key sees these memories only; none = all"),
+    Option(
+        "chat-template", kText, "serve", "FILE", "",
+        "renders chats in place of the model's own template; `default` = plain text, `User: ` and `Assistant: `. none "
+        "= the model's own, or the default where it has none"),
     Option("shadow", kFlag, "serve", "", "", "compute and count everything, change nothing"),
     Option("follow", kFlag, "serve", "", "",
            "put a memory's new generation in place when another process publishes it"),
@@ -215,6 +233,17 @@ constexpr std::array kOptions = {
                   "memories are mapped, or copied and checked up front: for those who fear a failing disk")),
     Option("memory-root", kPath, "serve", "DIR", "",
            "administrators may load memories below this directory while the server runs; none = at its start only"),
+    Option("jobs", kPath, "serve", "DIR", "",
+           "run builds and evaluations that clients ask for, as processes of their own; what they need is kept here, "
+           "and goes on after a restart; none = no jobs"),
+    Option("corpus-root", kPath, "serve", "DIR", "",
+           "jobs may read texts below this directory; none = only those that come with them"),
+    Within(1, 1024, Option("jobs-running", kInteger, "serve", "N", "1", "jobs that run at once at most")),
+    Within(0, 10000, Option("jobs-queued", kInteger, "serve", "N", "8", "jobs that wait at most; more get 429")),
+    Within(
+        0.01, 1e6,
+        Option("job-memory-gb", kReal, "serve", "GB", "",
+               "address space of a job's process, mapped files included; one that needs more fails; none = no limit")),
     Within(1, 1024, Option("slots", kInteger, "serve", "N", "16", "requests that share a forward pass at most")),
     Within(0, 100000,
            Option("waiting", kInteger, "serve", "N", "64", "requests that wait for a slot at most; more get 503")),
@@ -232,6 +261,9 @@ constexpr std::array kOptions = {
     Within(1, 1e6, Option("sessions", kInteger, "serve", "N", "1024", "adaptation sessions at most")),
     Within(1, 1e9,
            Option("session-idle", kInteger, "serve", "S", "3600", "seconds after which an unused session ends")),
+    Within(1, 86400,
+           Option("expiry-interval", kInteger, "serve", "S", "60",
+                  "seconds between looks for documents whose time has passed (docs add --ttl)")),
     Within(0, 86400,
            Option("drain-timeout", kReal, "serve", "S", "30", "after SIGTERM: seconds for running requests to finish")),
     Choice("text json", Option("log-format", kChoice, "serve", "FORM", "text", "of the log's lines")),
@@ -298,7 +330,8 @@ constexpr std::array kOptions = {
     Within(1, 1e6, Option("max-tokens", kInteger, "bench-daemon", "N", "128", "new tokens of a completion")),
     Within(0.1, 3600, Option("seconds", kReal, "bench-daemon", "S", "5", "of each measurement")),
     Within(1, 1000, Option("rounds", kInteger, "bench-daemon", "N", "3", "both sides in turn; medians are printed")),
-    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python", "runs the rivals; tools/setup bench makes it"),
+    Option("python", kPath, "bench-build bench-daemon", "FILE", ".venv/bin/python",
+           "runs the rivals; tools/setup bench makes it"),
     Option("scripts", kPath, "bench-build bench-daemon", "DIR", "tools/bench", "where the rivals are"),
     Within(1, 4096, Option("threads", kInteger, "bench-route bench-build", "N", "1", "threads, of every side")),
     Within(0, 4096,
@@ -306,6 +339,9 @@ constexpr std::array kOptions = {
     Within(0, 4096,
            Option("threads", kInteger, kWithModel, "N", "0",
                   "threads to compute with; 0 = one a core. The result does not depend on it")),
+    Choice("auto json", Option("progress", kChoice, "build eval probe", "STYLE", "auto",
+                               "on standard error: auto is a bar on a terminal and plain lines elsewhere; json is for "
+                               "programs, a line of JSON about every half second")),
     Option("config", kPath, kEverywhere, "FILE", "", "a TOML file with these options; pointsman config prints one"),
     Option("json", kFlag, kEverywhere, "", "", "one JSON document on standard output"),
 };

@@ -23,6 +23,8 @@ class thread_pool;
 namespace pointsman {
 
 class DocumentTextCache;
+struct ChatFormat;
+class JobRunner;
 
 struct ApiContext {
   const DaemonOptions& options;
@@ -36,6 +38,8 @@ struct ApiContext {
   MetricRegistry& metrics;
   boost::asio::thread_pool& compute;  // searches, routes, files: what must not hold a network thread
   DocumentTextCache& texts;
+  const ChatFormat& chat;                            // how messages become the model's text
+  JobRunner* jobs = nullptr;                         // null: the server runs none (--jobs)
   std::atomic<bool> shadow{false}, disabled{false};  // global switches
   std::atomic<bool> ready{false}, draining{false};
 };
@@ -50,6 +54,7 @@ void AddDocumentRoutes(PathRouter& router, ApiContext& context);
 void AddSearchRoutes(PathRouter& router, ApiContext& context);
 void AddDiagnosisRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
+void AddJobRoutes(PathRouter& router, ApiContext& context);
 
 int64_t NowUnixSeconds();
 

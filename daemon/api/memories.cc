@@ -5,6 +5,7 @@
 
 #include "daemon/api/await.h"
 #include "daemon/api/context.h"
+#include "daemon/api/paths.h"
 #include "daemon/json_body.h"
 
 namespace pointsman {
@@ -73,27 +74,6 @@ asio::awaitable<HttpResponse> Show(ApiContext& context, const HttpRequest& http)
   });
 }
 
-// Below memory_root, whatever the client writes.
-std::variant<std::filesystem::path, ApiError> PathBelowRoot(const ApiContext& context, const std::string& relative) {
-  const std::filesystem::path& root = context.options.memory_root;
-  if (root.empty()) {
-    return ApiError{ApiCode::kForbidden, "this server loads memories at its start only; it has no --memory-root",
-                    "path"};
-  }
-  const std::filesystem::path path(relative);
-  bool plain = !relative.empty() && path.is_relative() && relative.find('\0') == std::string::npos;
-  for (const auto& part : path) plain = plain && part != ".." && part != ".";
-  if (!plain) return ApiError{ApiCode::kInvalidValue, "path: give a path below the server's memory root", "path"};
-  // A link below the root may not lead out of it.
-  std::error_code error;
-  const auto real_root = std::filesystem::weakly_canonical(root, error),
-             real = std::filesystem::weakly_canonical(root / path, error);
-  const auto outside =
-      std::mismatch(real_root.begin(), real_root.end(), real.begin(), real.end()).first != real_root.end();
-  if (error || outside) return ApiError{ApiCode::kInvalidValue, "path: leads out of the server's memory root", "path"};
-  return root / path;
-}
-
 ApiError LoadError(const Error& error) {
   if (error.code == ErrorCode::kUnsupported) return {ApiCode::kVerdictRejected, error.message, "allow_rejected"};
   if (error.code == ErrorCode::kBusy) return {ApiCode::kConflict, error.message, "id"};
@@ -114,7 +94,7 @@ HttpResponse LoadNow(ApiContext& context, const HttpRequest& http) {
   if (!http.principal.MayUse(id)) {
     return ErrorResponse({ApiCode::kForbidden, "this key is confined to other memories", "id"});
   }
-  auto directory = PathBelowRoot(context, path);
+  auto directory = PathBelowMemoryRoot(context, path, "path");
   if (const auto* error = std::get_if<ApiError>(&directory)) return ErrorResponse(*error);
   settings.directory = std::get<std::filesystem::path>(directory);
   const Result<MemoryUse> use = context.memories.Load(id, settings);

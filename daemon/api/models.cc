@@ -53,6 +53,7 @@ HttpResponse TokenizeBody(ApiContext& context, const HttpRequest& http) {
   FieldReader fields(body);
   fields.Text("model", {}, 256);
   std::vector<int32_t> tokens;
+  fields.Member("chat_template_kwargs");
   if (const json* messages = fields.Member("messages")) {
     auto encoded = ChatEncoderOf(context)(*messages, body);
     if (const auto* error = std::get_if<ApiError>(&encoded)) return ErrorResponse(*error);

@@ -74,7 +74,7 @@ class Evaluation {
     std::vector<VariantMaker> makers = Makers(inputs);
     std::vector<VariantRun> runs;
     for (const std::string& name : variants) {
-      Progress progress(name, 0, "", {.quiet = options_.data.quiet});
+      Progress progress(name, 0, "", ProgressOf(options_.data));
       POINTSMAN_TRY(VariantRun run, makers.front().Run(name));
       for (size_t i = 1; i < makers.size() && IsSeeded(name); ++i) {
         POINTSMAN_TRY(VariantRun other, makers[i].Run(name));
@@ -368,7 +368,7 @@ class Evaluation {
       std::vector<std::vector<int32_t>> frozen;
       for (const std::string& name : variants) {
         if (name != "frozen" && name != "memory" && !OutputVariants::Has(name)) continue;
-        Progress progress("continue with " + name, 0, "", {.quiet = options_.data.quiet});
+        Progress progress("continue with " + name, 0, "", ProgressOf(options_.data));
         POINTSMAN_TRY(const auto tables, maker.Tables(name));
         POINTSMAN_TRY(auto texts, Continue(model_, prompts, tables, options));
         GenerationScore score = ScoreTexts(prompts, texts);

@@ -121,7 +121,7 @@ Result<ProbeReport> Probe(const ProbeOptions& options) {
   Say(options.data, "corpus: " + corpus.report.Summary());
   const ScoredText text = SampleOf(*model, std::move(corpus.documents), options);
   const uint64_t tokens = CountTargets(text.sequences), seed = options.data.seed;
-  Progress progress("probe", tokens * (1 + model->config().num_layers), "tokens", {.quiet = options.data.quiet});
+  Progress progress("probe", tokens * (1 + model->config().num_layers), "tokens", ProgressOf(options.data));
   TokenValueOptions oracle;
   oracle.keep_values = false;
   oracle.threads = options.data.threads;

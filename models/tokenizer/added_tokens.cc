@@ -96,25 +96,32 @@ AddedTokenFinder::AddedTokenFinder(const std::vector<AddedToken>& tokens, bool n
   }
 }
 
-const AddedToken* AddedTokenFinder::LongestAt(std::string_view text, size_t at, size_t& end) const {
+const AddedToken* AddedTokenFinder::LongestAt(std::string_view text, size_t at, size_t& end,
+                                              const TokenGuard* guard) const {
   const AddedToken* longest = nullptr;
+  bool foreign = false;
   uint32_t node = 0;
   for (size_t i = at; i < text.size(); ++i) {
     const auto edge = edges_.find(static_cast<uint64_t>(node) << 8 | static_cast<unsigned char>(text[i]));
     if (edge == edges_.end()) break;
     node = edge->second;
+    foreign = foreign || (guard && guard->foreign[i]);
     if (token_at_[node] < 0) continue;
+    if (foreign && std::binary_search(guard->tokens.begin(), guard->tokens.end(),
+                                      tokens_[static_cast<size_t>(token_at_[node])].id)) {
+      continue;
+    }
     longest = &tokens_[static_cast<size_t>(token_at_[node])];
     end = i + 1;
   }
   return longest;
 }
 
-void AddedTokenFinder::Split(std::string_view text, std::vector<Piece>& pieces) const {
+void AddedTokenFinder::Split(std::string_view text, std::vector<Piece>& pieces, const TokenGuard* guard) const {
   size_t done = 0;
   for (size_t at = 0; at < text.size() && !tokens_.empty();) {
     size_t end = at;
-    const AddedToken* token = LongestAt(text, at, end);
+    const AddedToken* token = LongestAt(text, at, end, guard);
     if (token == nullptr) {
       ++at;
       continue;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -32,6 +33,12 @@ struct Piece {
   std::string_view text;
 };
 
+// Where some tokens must not be found: parts of the text that a stranger wrote.
+struct TokenGuard {
+  std::vector<bool> foreign;             // by byte of the text
+  std::span<const int32_t> tokens = {};  // ids, ascending: not where one of their bytes is foreign
+};
+
 // Finds one set of tokens in a text: leftmost first, the longest among those that start at the same place.
 class AddedTokenFinder {
  public:
@@ -39,10 +46,10 @@ class AddedTokenFinder {
   AddedTokenFinder(const std::vector<AddedToken>& tokens, bool normalized, const Normalizer& normalizer);
 
   // Appends the pieces of `text` in order; empty ones are left out. REQUIRES: text is valid UTF-8.
-  void Split(std::string_view text, std::vector<Piece>& pieces) const;
+  void Split(std::string_view text, std::vector<Piece>& pieces, const TokenGuard* guard = nullptr) const;
 
  private:
-  const AddedToken* LongestAt(std::string_view text, size_t at, size_t& end) const;
+  const AddedToken* LongestAt(std::string_view text, size_t at, size_t& end, const TokenGuard* guard) const;
 
   std::vector<AddedToken> tokens_;
   std::unordered_map<uint64_t, uint32_t> edges_;  // of a byte trie: node << 8 | byte -> node

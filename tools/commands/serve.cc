@@ -52,12 +52,34 @@ LogLevel LevelOf(const std::string& text) {
   return text == "error" ? LogLevel::kError : LogLevel::kInfo;
 }
 
+// This very program, which jobs run again.
+Result<std::filesystem::path> OwnExecutable() {
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) return Error{ErrorCode::kIo, "/proc/self/exe: " + error.message() + "; --jobs needs it"};
+  return path;
+}
+
+Status ReadJobs(const Settings& settings, DaemonOptions& options) {
+  options.corpus_root = settings.Path("corpus-root");
+  options.jobs.directory = settings.Path("jobs");
+  if (options.jobs.directory.empty()) return {};
+  POINTSMAN_TRY(options.jobs.executable, OwnExecutable());
+  options.jobs.running = static_cast<uint32_t>(settings.Integer("jobs-running"));
+  options.jobs.queued = static_cast<uint32_t>(settings.Integer("jobs-queued"));
+  if (settings.Has("job-memory-gb")) {
+    options.jobs.memory_bytes = static_cast<uint64_t>(1e9 * settings.Real("job-memory-gb"));
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Output> RunServe(const Settings& settings) {
   DaemonOptions options;
   options.version = POINTSMAN_VERSION;
   options.model = settings.Path("model");
+  options.chat_template = settings.Text("chat-template");
   POINTSMAN_CHECK_OK(ReadMemories(settings, options));
   const std::string address = settings.Text("address");
   options.http.address = address == "none" ? "" : address;
@@ -76,10 +98,12 @@ Result<Output> RunServe(const Settings& settings) {
   options.engine.waiting = static_cast<uint32_t>(settings.Integer("waiting"));
   options.engine.threads = static_cast<int>(settings.Integer("threads"));
   options.compute_threads = static_cast<uint32_t>(settings.Integer("compute-threads"));
+  options.expiry_interval_s = static_cast<uint32_t>(settings.Integer("expiry-interval"));
   options.sessions.sessions = static_cast<uint32_t>(settings.Integer("sessions"));
   options.sessions.idle_timeout_s = static_cast<uint32_t>(settings.Integer("session-idle"));
   options.keys_file = settings.Path("keys");
   options.memory_root = settings.Path("memory-root");
+  POINTSMAN_CHECK_OK(ReadJobs(settings, options));
   options.shadow = settings.Flag("shadow");
   options.follow = settings.Flag("follow");
   options.log = {.json = settings.Text("log-format") == "json",
