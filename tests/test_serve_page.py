@@ -306,6 +306,7 @@ def test_the_playground_answers_both_sides_and_explains_a_token(browser, server,
         copy.querySelectorAll('.break').forEach(b => b.remove()); return copy.textContent.replaceAll('\u25e6', ''); })""")
     assert answers == [expected[None]["text"], expected["headers"]["text"]]
     tokens = browser.evaluate("document.querySelectorAll('.tokens .token').length")
+    assert browser.evaluate("[...document.querySelectorAll('.pane .status')].map(s => parseInt(s.textContent))") == [12, 12]
     explained = expected["headers"]["explain"]
     assert tokens == len(explained)
     for index, token in enumerate(explained):
