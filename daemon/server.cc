@@ -73,6 +73,16 @@ bool NamesLoopback(std::string_view host) {
   return name.empty() || name == "localhost" || IsLoopback(std::string(name));
 }
 
+// Whether a browser says that another site's page sent it. Some requests (a POST without a body) need no permission
+// that we could refuse beforehand.
+bool FromAnotherSite(const HttpRequest& request) {
+  const std::string_view site = request.Header("sec-fetch-site"), origin = request.Header("origin");
+  if (!site.empty()) return site != "same-origin" && site != "none";
+  const size_t scheme = origin.find("://");
+  const bool here = scheme != std::string_view::npos && origin.substr(scheme + 3) == request.Header("host");
+  return !origin.empty() && !here;
+}
+
 // Requests of one key that run at once.
 class KeyLimiter {
  public:
@@ -290,6 +300,10 @@ HttpHooks Daemon::Impl::Hooks() {
     if (!keys->enabled() && request.peer != "unix" && !NamesLoopback(request.Header("host"))) {
       return Error{ErrorCode::kInvalidArgument,
                    "without API keys this server answers to localhost only; the Host field names another machine"};
+    }
+    if (!keys->enabled() && FromAnotherSite(request)) {
+      return Error{ErrorCode::kInvalidArgument,
+                   "without API keys this server answers no page of another site; open its own, or give it keys"};
     }
     return keys->Authenticate(KeyOf(request));
   };

@@ -36,6 +36,9 @@ RawDocument TextOf(const Tokenizer& tokenizer, const Document& document) {
   RawDocument raw;
   raw.name = document.source.substr(0, document.source.find('#'));
   raw.text = tokenizer.Decode(document.tokens, /*skip_special=*/true);
+  // A licence that the cut goes through is a licence still (licence_comments.h finds whole comments).
+  const size_t opened = raw.text.rfind("/*"), closed = raw.text.rfind("*/");
+  if (opened != std::string::npos && (closed == std::string::npos || closed < opened)) raw.text += "\n*/\n";
   raw.hash = document.hash;
   return raw;
 }

@@ -74,20 +74,20 @@ def test_what_is_described_is_there(server, method, path):
         assert "no such resource" not in answer["error"]["message"]
 
 
-def run_schemathesis(server, *options):
+def run_schemathesis(server, folder, *options):
     # Not unsupported_method: it sends GET with a body, which the HTTP layer refuses before it looks at the path.
     checks = ("not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance",
               "negative_data_rejection", "ignored_auth", "allow_header_conformance")
     done = subprocess.run([sys.executable, "-m", "schemathesis.cli", "run", str(SPEC), "--url", f"http://127.0.0.1:{server.port}",
                            "--header", f"Authorization: Bearer {server.key}", "--seed", "20260101", "--no-color",
-                           "--checks", ",".join(checks), *options], capture_output=True, text=True, timeout=600)
+                           "--checks", ",".join(checks), *options], capture_output=True, text=True, timeout=600, cwd=folder)
     return done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("part", ["inference", "rest"])
-def test_schemathesis_finds_no_answer_that_is_not_described(server, part):
+def test_schemathesis_finds_no_answer_that_is_not_described(server, part, tmp_path):
     generation = ("--include-path-regex", "completions")
     chosen = generation if part == "inference" else ("--exclude-path-regex", "completions")
-    code, report = run_schemathesis(server, *chosen, "--max-examples", "25", "--phases", "examples,coverage,fuzzing")
+    code, report = run_schemathesis(server, tmp_path, *chosen, "--max-examples", "25", "--phases", "examples,coverage,fuzzing")
     assert code == 0, report[-6000:]
     assert server.process.poll() is None

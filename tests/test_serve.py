@@ -353,6 +353,15 @@ def test_another_memory_takes_over_without_a_failed_or_mixed_request(pointsman, 
         running.stop()
 
 
+def test_a_page_of_another_site_reaches_nothing(server):
+    here = f"127.0.0.1:{server.port}"
+    for headers in ({"Origin": "https://evil.example"}, {"Origin": "null"}, {"Origin": f"http://evil.{here}"},
+                    {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site", "Origin": f"http://{here}"}):
+        server.refused("POST", "/v1/memories/headers/reload", None, 401, "invalid_api_key", headers=headers)
+    for headers in ({"Origin": f"http://{here}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}, {}):
+        server.ok("POST", "/v1/memories/headers/reload", headers=headers)
+
+
 def test_keys_tenants_and_rotation(pointsman, model, built_memory, tmp_path):
     keys = tmp_path / "keys"
 

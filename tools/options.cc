@@ -154,6 +154,8 @@ constexpr std::array kOptions = {
            "the document of this source, as docs list prints it; may be given several times"),
     Option("tag", kTexts, "docs-remove", "TAG", "", "all documents with this tag; may be given several times"),
     Option("expired", kFlag, "docs-remove", "", "", "all documents whose time has passed (docs add --ttl)"),
+    Option("snapshots", kPath, "docs-remove", "DIR", "",
+           "where the memory's snapshots are: those that still hold a removed document are listed"),
     Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
     Option("tag", kTexts, "docs-add", "TAG", "", "of the new documents; may be given several times"),
     Within(1, 1e10,

@@ -27,6 +27,10 @@ std::string ContentOf(FieldReader& fields) {
   }
   if (content->is_string()) return fields.Text("content", {}, kMostBytes);
   std::string text;
+  if (!content->is_array() || content->empty()) {
+    fields.Fail("content", "give a string, or a list of {\"type\": \"text\", \"text\": ...}");
+    return {};
+  }
   for (const json& part : *content) {
     const bool plain = part.is_object() && part.contains("type") && part["type"] == "text" && part.contains("text") &&
                        part["text"].is_string();
@@ -61,6 +65,10 @@ MarkedText RenderDefault(const ordered_json& messages) {
 
 // Messages as a template sees them: role, content (text) and, where given, name.
 std::variant<ordered_json, ApiError> ReadMessages(const json& messages) {
+  if (!messages.is_array() || messages.empty()) {
+    return ApiError{ApiCode::kInvalidValue, "messages: give a list of at least one message with role and content",
+                    "messages"};
+  }
   if (messages.size() > kMostMessages) {
     return ApiError{ApiCode::kInvalidValue, fmt::format("messages: more than {}", kMostMessages), "messages"};
   }

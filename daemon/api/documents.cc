@@ -19,6 +19,7 @@ namespace {
 namespace asio = boost::asio;
 using nlohmann::json;
 
+constexpr size_t kLongestName = 1000;
 constexpr uint64_t kMostDocuments = 1000, kUsualDocuments = 100;  // of one answer
 
 const char* RoleName(SplitRole role) {
@@ -185,16 +186,20 @@ ApiResult<DocumentText> TextOf(const HttpRequest& http) {
   } else {
     const auto parsed = ParseJsonBody(http.body, http.Header("content-type"));
     if (const auto* error = std::get_if<ApiError>(&parsed)) return *error;
+    if (!http.query.empty()) {
+      return ApiError{ApiCode::kInvalidValue, "with a JSON body name, tags and ttl_s are its fields",
+                      http.query.begin()->first};
+    }
     FieldReader fields(std::get<json>(parsed));
     document.text = fields.RequiredText("text", size_t{1} << 30);
-    document.name = fields.Text("name", {}, 1024);
+    document.name = fields.Text("name", {}, kLongestName);
     document.tags = fields.Texts("tags", 64, 256);
     document.ttl_s = fields.Integer("ttl_s", 0, 0, int64_t{1} << 40);
     fields.Finish();
     if (fields.error()) return *fields.error();
   }
-  if (document.name.size() > 1024 || !IsOneLine(document.name)) {
-    return ApiError{ApiCode::kInvalidValue, "name: at most 1024 bytes of one line", "name"};
+  if (document.name.size() > kLongestName || !IsOneLine(document.name)) {
+    return ApiError{ApiCode::kInvalidValue, "name: at most 1000 bytes of one line", "name"};
   }
   for (const std::string& tag : document.tags) {
     if (tag.empty() || tag.size() > 256 || !IsOneLine(tag)) {

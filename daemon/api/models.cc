@@ -54,7 +54,7 @@ HttpResponse TokenizeBody(ApiContext& context, const HttpRequest& http) {
   fields.Text("model", {}, 256);
   std::vector<int32_t> tokens;
   fields.Member("chat_template_kwargs");
-  if (const json* messages = fields.Member("messages")) {
+  if (const json* messages = fields.Member("messages"); messages && !messages->is_null()) {
     auto encoded = ChatEncoderOf(context)(*messages, body);
     if (const auto* error = std::get_if<ApiError>(&encoded)) return ErrorResponse(*error);
     tokens = std::move(std::get<std::vector<int32_t>>(encoded));

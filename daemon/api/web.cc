@@ -2,6 +2,8 @@
 // asks the API for, with the key of whoever looks at it.
 #include "daemon/api/web.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <string>
 #include <string_view>
@@ -34,7 +36,7 @@ asio::awaitable<HttpResponse> Serve(const HttpRequest& http, std::string name) {
   if (found == files.end()) {
     co_return ErrorResponse({ApiCode::kNotFound, http.path.substr(0, 200) + ": no such resource"});
   }
-  const std::string tag = "\"" + std::string(found->sha256.substr(0, 32)) + "\"";
+  const std::string tag = fmt::format("\"{}\"", found->sha256.substr(0, 32));
   HttpResponse response;
   response.headers = {{"ETag", tag},
                       {"Cache-Control", "no-cache"},  // asks each time, so a new binary's page is never half old

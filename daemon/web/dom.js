@@ -110,12 +110,12 @@ export function switchButton(label, on, change) {
   const button = el('button', {
     type: 'button', role: 'switch', class: 'switch', id: uniqueId('switch'), 'aria-checked': String(on),
     click: async () => {
-      button.disabled = true;
+      if (button.getAttribute('aria-busy') === 'true') return;  // not disabled: that would lose the focus
+      button.setAttribute('aria-busy', 'true');
       try {
         await change(button.getAttribute('aria-checked') !== 'true');
       } finally {
-        button.disabled = false;
-        if (button.isConnected) button.focus();
+        button.removeAttribute('aria-busy');
       }
     },
   }, el('span', { class: 'knob', 'aria-hidden': 'true' }), el('span', {}, label));

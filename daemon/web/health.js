@@ -48,9 +48,11 @@ export function createHealth(root, history) {
   range.addEventListener('change', drawCharts);
   route.addEventListener('change', drawCharts);
 
+  // Made once: the focus stays on the one that was used.
+  const buttons = Object.entries(SWITCHES).map(([name, words]) => [name, switchButton(words.label, false, (on) => change(name, on))]);
   const drawSwitches = onChange((routing) => {
-    swap(switches, Object.entries(SWITCHES).map(([name, words]) =>
-      switchButton(words.label, routing[name], (on) => change(name, on))));
+    for (const [name, button] of buttons) button.setAttribute('aria-checked', String(routing[name]));
+    if (!buttons[0][1].isConnected) switches.replaceChildren(...buttons.map(([, button]) => button));
   });
 
   async function change(name, on) {
@@ -58,9 +60,6 @@ export function createHealth(root, history) {
     if (!(await confirm(title, text, action))) return;
     try {
       const routing = await api.patch('/v1/routing', { [name]: on });
-      // The same button shows the new state, so that the focus stays where it is.
-      const index = Object.keys(SWITCHES).indexOf(name);
-      switches.querySelectorAll('[role=switch]')[index]?.setAttribute('aria-checked', String(routing[name]));
       announce(`${action}: done.`);
       tell(refused, '');
       drawSwitches(routing);

@@ -7,7 +7,7 @@ import { dateTime, number, rate, seconds } from './format.js';
 const REFRESH_S = 5;
 const FOLLOWED = 2;  // streams at once: a browser opens six connections to a server, and the others are needed too
 const KINDS = { build: 'Build', eval: 'Evaluation', documents: 'Documents' };
-const BADGES = { succeeded: 'adopt', failed: 'reject', cancelled: 'inconclusive', running: 'accent', queued: '' };
+const BADGES = { succeeded: 'adopt', failed: 'reject', cancelled: 'inconclusive', interrupted: 'inconclusive', running: 'accent', queued: '' };
 const alive = (job) => job.status === 'queued' || job.status === 'running';
 
 export function createJobs(root) {
@@ -68,6 +68,16 @@ export function createJobs(root) {
     }
   }
 
+  async function load(job) {
+    try {
+      await api.post('/v1/memories', job.load);
+      tell(refused, '');
+      location.hash = `#memories/${api.segment(job.load.id)}`;
+    } catch (error) {
+      tell(refused, error.message);
+    }
+  }
+
   function card(job) {
     const id = `job-${job.id}`;
     const kind = KINDS[job.kind] ?? job.kind;
@@ -81,8 +91,10 @@ export function createJobs(root) {
     return el('article', { class: 'card', 'aria-labelledby': id },
       el('div', { class: 'heading' },
         el('h3', { id }, `${kind} `, el('span', { class: 'soft' }, job.memory ?? ''), ' ', badge(job.status, BADGES[job.status])),
-        el('button', { type: 'button', id: `${id}-end`, 'aria-label': `${alive(job) ? 'Cancel' : 'Forget'} ${kind} ${job.id}`, click: () => end(job) },
-          alive(job) ? 'Cancel' : 'Forget')),
+        el('p', { class: 'actions' },
+          job.load && job.status === 'succeeded' ? el('button', { type: 'button', id: `${id}-load`, click: () => load(job) }, 'Load the memory') : null,
+          el('button', { type: 'button', id: `${id}-end`, 'aria-label': `${alive(job) ? 'Cancel' : 'Forget'} ${kind} ${job.id}`, click: () => end(job) },
+            alive(job) ? 'Cancel' : 'Forget'))),
       progress,
       job.error ? notice(job.error, 'bad') : null,
       facts([
@@ -100,7 +112,7 @@ export function createJobs(root) {
     bars.clear();
     swap(box, jobs.length === 0
       ? el('div', { class: 'empty' }, el('p', {}, 'No job has been started.'),
-        el('p', {}, 'Builds start with ', el('code', {}, 'POST /v1/builds'), ', evaluations with ', el('code', {}, 'POST /v1/evals'),
+        el('p', {}, 'The server runs jobs if it was started with ', el('code', {}, '--jobs DIR'), '. Builds start with ', el('code', {}, 'POST /v1/builds'), ', evaluations with ', el('code', {}, 'POST /v1/evals'),
           ' or the button on a memory\u2019s page.'))
       : jobs.map(card));
   });

@@ -64,9 +64,10 @@ function createPane(title, select) {
       answer.replaceChildren();
       tokens = [];
     },
-    add(piece, explain) {
+    // `explain`: of the memory's side; `rest`: text that was held back, of no token of its own.
+    add(piece, explain, rest) {
       const last = tokens.at(-1);
-      if (!explain && select && last) {  // the rest of a text that was held back
+      if (rest && last) {
         last.text += piece;
         last.node.replaceChildren(...visible(last.text));
         return;
@@ -168,9 +169,10 @@ export function createPlayground(root) {
       if (!choice) return;
       finish = choice.finish_reason ?? finish;
       const explain = choice.explain?.[0];
-      if (choice.text === '' && !explain) return;
+      const rest = choice.explain === undefined;  // every token has a list of explanations, if an empty one
+      if (choice.text === '' && rest) return;
       first ??= performance.now();
-      pane.add(choice.text, explain);
+      pane.add(choice.text, explain, rest);
       pane.say(`${plural(pane.tokens.length, 'piece')}\u2026`);
     });
     const took = (performance.now() - began) / 1000;

@@ -27,9 +27,14 @@ Text Mapped(const Text& text, Change change) {
   return out;
 }
 
-uint32_t UpperOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c))); }
+// Python writes ß as SS, which is not one character: it stays (utf8proc would make the rare capital of it).
+uint32_t UpperOf(uint32_t c) {
+  return c == 0xDF ? c : static_cast<uint32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(c)));
+}
 uint32_t LowerOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(c))); }
-uint32_t TitleOf(uint32_t c) { return static_cast<uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c))); }
+uint32_t TitleOf(uint32_t c) {
+  return c == 0xDF ? c : static_cast<uint32_t>(utf8proc_totitle(static_cast<utf8proc_int32_t>(c)));
+}
 
 // str.isprintable: repr() escapes the others.
 bool IsPrintable(uint32_t c) {

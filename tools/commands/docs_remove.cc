@@ -8,6 +8,7 @@
 #include "indexer/progress.h"
 #include "memory/deletion.h"
 #include "memory/memory.h"
+#include "memory/snapshot.h"
 #include "tools/command.h"
 #include "tools/document_text.h"
 
@@ -83,6 +84,22 @@ Result<std::vector<Document>> Selected(EntryStore& store, const Settings& settin
   return selected;
 }
 
+// Snapshots that a deletion did not reach: [{"document", "snapshot", "problem"}], `problem` null where the document is
+// known to be in it.
+Result<nlohmann::json> Holding(const Settings& settings, const std::vector<Document>& documents) {
+  nlohmann::json list = nlohmann::json::array();
+  if (!settings.Has("snapshots")) return list;
+  for (const Document& document : documents) {
+    POINTSMAN_TRY(const auto held, SnapshotsHolding(settings.Path("snapshots"), document.hash));
+    for (const SnapshotHolding& snapshot : held) {
+      list.push_back({{"document", fmt::format("{:016x}", document.hash)},
+                      {"snapshot", snapshot.name},
+                      {"problem", snapshot.problem.empty() ? nlohmann::json() : nlohmann::json(snapshot.problem)}});
+    }
+  }
+  return list;
+}
+
 std::string Text(const DeletionReport& report, const std::vector<Document>& documents, bool prototypes) {
   std::string text;
   for (const Document& document : documents) {
@@ -120,6 +137,7 @@ Result<Output> RunDocsRemove(const Settings& settings) {
   if (!dry) {
     POINTSMAN_TRY(report, DeleteDocuments(*writer, hashes));
   }
+  POINTSMAN_TRY(nlohmann::json holding, Holding(settings, documents));
   output.json.update({{"removed", report.documents},
                       {"dry_run", dry},
                       {"generation", report.generation},
@@ -127,7 +145,8 @@ Result<Output> RunDocsRemove(const Settings& settings) {
                       {"output_rows", report.output_rows},
                       {"references", report.references},
                       {"pairs", report.pairs},
-                      {"pairs_known", report.pairs_known}});
+                      {"pairs_known", report.pairs_known},
+                      {"snapshots", holding}});
   if (dry) {
     for (const Document& document : documents) {
       output.text += fmt::format("{:016x}  {}\n", document.hash, document.source);
@@ -137,6 +156,11 @@ Result<Output> RunDocsRemove(const Settings& settings) {
     output.text = "no document has expired: nothing to do\n";
   } else {
     output.text = Text(report, documents, before.kind == MemoryKind::kPrototypes);
+  }
+  for (const nlohmann::json& held : holding) {
+    output.text += fmt::format(
+        "snapshot {} {} {}: delete it as well, or let nobody restore it\n", held["snapshot"].get<std::string>(),
+        held["problem"].is_null() ? "still holds" : "cannot be read and may hold", held["document"].get<std::string>());
   }
   return output;
 }

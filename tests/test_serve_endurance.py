@@ -1,0 +1,216 @@
+"""A server that is killed while it writes, and one that runs for long. Short here; the long runs are one command each:
+
+    POINTSMAN_CRASHES=50 .venv/bin/python -m pytest tests/test_serve_endurance.py -k killed -s
+    POINTSMAN_SOAK_SECONDS=600 .venv/bin/python -m pytest tests/test_serve_endurance.py -k hours -s
+"""
+
+import concurrent.futures
+import contextlib
+import http.client
+import os
+import pathlib
+import random
+import shutil
+import signal
+import socket
+import struct
+import statistics
+import threading
+import time
+
+import pytest
+
+from test_serve import Server
+
+CRASHES = int(os.environ.get("POINTSMAN_CRASHES", 4))
+SOAK_SECONDS = float(os.environ.get("POINTSMAN_SOAK_SECONDS", 20))
+GONE = (ConnectionError, http.client.HTTPException, OSError, AssertionError)  # AssertionError: an answer cut short
+
+
+@pytest.fixture(scope="module")
+def many_documents(pointsman, model, corpus, off_domain, tmp_path_factory):
+    out = tmp_path_factory.mktemp("many") / "memory"
+    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", out, "--kind", "entries",
+                   "--preset", "fast", "--threads", "1", "--max-tokens", "24000", "--max-test-tokens", "2000", schema="build")
+    return out
+
+
+class Writers:
+    """Clients that delete documents of a server until it dies, and remember what it acknowledged."""
+
+    def __init__(self, server, documents, seed):
+        self.server, self.random = server, random.Random(seed)
+        self.left, self.acknowledged, self.asked = list(documents), [], []
+        self.random.shuffle(self.left)
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self):
+        while self.left:
+            document = self.left.pop()
+            self.asked.append(document)
+            try:
+                self.server.ok("DELETE", f"/v1/memories/headers/documents/{document}")
+            except GONE:
+                return
+            self.acknowledged.append(document)
+
+
+def ids(server):
+    return [d["id"] for d in server.ok("GET", "/v1/memories/headers/documents?limit=1000")["data"]]
+
+
+def test_what_was_acknowledged_survives_being_killed(pointsman, model, many_documents, tmp_path):
+    memory, jobs = tmp_path / "memory", tmp_path / "jobs"
+
+    def start():
+        begun = time.monotonic()
+        server = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--allow-rejected", "--threads", "1", "--jobs", jobs)
+        assert server.ok("GET", "/readyz")["status"] == "ready"
+        return server, time.monotonic() - begun
+
+    shutil.copytree(many_documents, memory)
+    normal = []
+    for _ in range(3):
+        server, seconds = start()
+        normal.append(seconds)
+        server.stop()
+    deleted, starts, pending = set(), [], []
+    known = None
+    for crash in range(CRASHES):
+        server, seconds = start()
+        if crash > 0:
+            starts.append(seconds)
+        present = ids(server)
+        if known is not None:
+            assert not deleted & set(present), "a deletion was acknowledged and is undone"
+            # What was never asked to go is there; of the one that was under way, either.
+            assert known - set(asked) <= set(present), "a document is lost"
+        for job in pending:
+            assert server.ok("GET", f"/v1/jobs/{job}")["id"] == job, "an accepted job is lost"
+        if len(present) < 8:
+            server.stop()
+            shutil.rmtree(memory)
+            shutil.copytree(many_documents, memory)
+            deleted, known = set(), None
+            server, _ = start()
+            present = ids(server)
+        known = set(present)
+        if crash % 4 == 3:
+            pending.append(server.ok("POST", "/v1/memories/headers/documents",
+                                     {"text": f"int crash_{crash}(int lever);\n" * 20, "name": f"crash{crash}.h"}, 202)["id"])
+        writers = Writers(server, present, crash)
+        time.sleep(writers.random.uniform(0.02, 1.2))
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        writers.thread.join()
+        deleted |= set(writers.acknowledged)
+        asked = writers.asked
+    server, seconds = start()
+    starts.append(seconds)
+    try:
+        assert not deleted & set(ids(server))
+        deadline = time.monotonic() + 120
+        for job in pending:
+            while server.ok("GET", f"/v1/jobs/{job}")["status"] in ("queued", "running"):
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+    finally:
+        server.stop()
+    assert pointsman.json("verify", memory, schema="verify")["findings"] == []
+    print(f"\n{CRASHES} crashes, {len(deleted)} acknowledged deletions; start {statistics.median(normal):.2f} s normally, "
+          f"{statistics.median(starts):.2f} s (at most {max(starts):.2f} s) after a crash")
+    assert statistics.median(starts) <= 2 * statistics.median(normal)
+
+
+def resources(pid):
+    pages = int(pathlib.Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE"), len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Soak:
+    """One of everything that clients do, again and again."""
+
+    def __init__(self, server):
+        self.server, self.stop, self.done = server, False, 0
+
+    def completion(self, r):
+        self.server.ok("POST", "/v1/completions", {"prompt": "template <", "max_tokens": r.randint(1, 24), "n": r.randint(1, 3),
+                                                   "memory": r.choice(["headers", None]), "explain": r.random() < 0.3})
+
+    def chat(self, r):
+        self.server.ok("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "class"}], "max_tokens": r.randint(1, 12)})
+
+    def stream(self, r):
+        status, _, body = self.server.ask("POST", "/v1/completions", {"prompt": "int main", "max_tokens": 12, "stream": True})
+        assert status == 200 and body.rstrip().endswith(b"[DONE]")
+
+    def gone_in_the_middle(self, r):
+        with socket.create_connection(("127.0.0.1", self.server.port)) as raw:
+            body = b'{"prompt": "for (", "max_tokens": 90, "stream": true}'
+            raw.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: "
+                        + str(len(body)).encode() + b"\r\n\r\n" + body[:r.randint(0, len(body))])
+
+    def session(self, r):
+        session = self.server.ok("POST", "/v1/sessions", {"memory": "headers"}, 201)["id"]
+        self.server.ok("POST", f"/v1/sessions/{session}/context", {"text": "template <typename T> struct vector {"})
+        self.server.ok("POST", "/v1/completions", {"prompt": "struct", "max_tokens": 4, "session": session, "rewire": True})
+        self.server.ok("DELETE", f"/v1/sessions/{session}")
+
+    def route(self, r):
+        body = b"PMR1" + struct.pack("<IIIIIfI", 0, 2, 64, 8, 0, 1.0, 0) + struct.pack("<144f", *[r.gauss(0, 1) for _ in range(144)])
+        assert self.server.ask("POST", "/v1/route", body, {"Content-Type": "application/octet-stream"})[0] == 200
+
+    def search(self, r):
+        self.server.ok("POST", "/v1/memories/headers/search", {"text": "operator new", "k": r.randint(1, 20)})
+
+    def look(self, r):
+        for path in ("/metrics", "/v1/memories/headers", "/v1/memories/headers/documents", "/v1/memories/headers/diagnosis", "/v1/sessions"):
+            assert self.server.ask("GET", path)[0] == 200
+
+    def reload(self, r):
+        self.server.ok("POST", "/v1/memories/headers/reload")
+
+    def nonsense(self, r):
+        status, _, _ = self.server.ask("POST", "/v1/completions", bytes(r.randrange(256) for _ in range(200)))
+        assert 400 <= status < 500
+
+    def run(self, seed):
+        r = random.Random(seed)
+        kinds = [self.completion, self.chat, self.stream, self.gone_in_the_middle, self.session, self.route, self.search, self.look,
+                 self.reload, self.nonsense]
+        while not self.stop:
+            r.choice(kinds)(r)
+            self.done += 1
+
+
+def test_nothing_grows_in_hours_of_use(pointsman, model, memory):
+    server = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--allow-rejected", "--threads", "1")
+    soak = Soak(server)
+    samples = []
+    try:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            clients = [pool.submit(soak.run, seed) for seed in range(4)]
+            begun = time.monotonic()
+            while time.monotonic() - begun < SOAK_SECONDS:
+                time.sleep(SOAK_SECONDS / 100)
+                samples.append((time.monotonic() - begun, *resources(server.process.pid)))
+                for client in clients:
+                    if client.done():
+                        client.result()
+            soak.stop = True
+            for client in clients:
+                client.result()
+        time.sleep(1)
+        resident, descriptors = resources(server.process.pid)
+        assert server.ok("GET", "/readyz")["status"] == "ready"
+    finally:
+        server.stop()
+    half, last = samples[len(samples) // 4:len(samples) // 2], samples[3 * len(samples) // 4:]
+    early, late = (statistics.median(s[1] for s in part) for part in (half, last))
+    fds_early, fds_late = (max(s[2] for s in part) for part in (half, last))
+    print(f"\n{soak.done} rounds in {SOAK_SECONDS:.0f} s; resident {early / 1e6:.1f} -> {late / 1e6:.1f} MB, descriptors at most "
+          f"{fds_early} -> {fds_late}, {descriptors} at the end")
+    assert soak.done > SOAK_SECONDS
+    assert late < 1.03 * early + 4e6
+    assert fds_late <= fds_early + 4
