@@ -133,11 +133,20 @@ Result<uint64_t> MemoryRegistry::Reload(const std::string& id) {
   return fresh->generation;
 }
 
+Status MemoryRegistry::WouldLoad(const MemorySettings& settings) const {
+  const auto opened = OpenNewest("", settings);
+  return opened.ok() ? Status() : Status(opened.error());
+}
+
 std::vector<std::string> MemoryRegistry::FollowAll() {
   std::vector<std::string> changed;
   for (const MemoryUse& use : All()) {
     const auto manifest = ReadManifestFile(FileSystem::Real(), use.loaded->settings.directory);
-    if (!manifest.ok() || manifest.value().generation == use.loaded->generation) continue;
+    // The number alone does not tell: a restore brings old ones back.
+    if (!manifest.ok() || (manifest.value().generation == use.loaded->generation &&
+                           manifest.value().digest == use.loaded->memory->manifest().digest)) {
+      continue;
+    }
     if (Reload(use.loaded->id).ok()) changed.push_back(use.loaded->id);
   }
   return changed;

@@ -73,6 +73,8 @@ class MemoryRegistry {
   Status Unload(const std::string& id);
   // Opens the newest generation and puts it in place. The old one stays in use if that fails. Returns the generation.
   Result<uint64_t> Reload(const std::string& id);
+  // What Load would say to a memory in settings.directory, which is opened and let go.
+  Status WouldLoad(const MemorySettings& settings) const;
   // Reloads every memory whose manifest on disk publishes another generation (`--follow`); returns ids that changed.
   std::vector<std::string> FollowAll();
 

@@ -278,6 +278,7 @@ PathRouter Daemon::Impl::Routes() {
   AddDocumentRoutes(all, *context);
   AddSearchRoutes(all, *context);
   AddDiagnosisRoutes(all, *context);
+  AddSnapshotRoutes(all, *context);
   AddRouteRoutes(all, *context);
   AddJobRoutes(all, *context);
   AddWebRoutes(all);

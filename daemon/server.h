@@ -31,7 +31,7 @@ struct DaemonOptions {
   uint32_t follow_interval_s = 5;
   HttpServerOptions http;
   EngineOptions engine;
-  uint32_t compute_threads = 2;  // searches, /v1/route, files: beside the engine's thread
+  uint32_t compute_threads = 2;     // searches, /v1/route, files: beside the engine's thread
   uint32_t expiry_interval_s = 60;  // between looks for documents whose time has passed
   SessionLimits sessions;
   std::filesystem::path memory_root;  // memories may be loaded and built below it only; empty: at start only
@@ -42,7 +42,8 @@ struct DaemonOptions {
   std::filesystem::path corpus_root;  // jobs may read texts below it; empty: only what comes with them
   uint32_t requests_in_flight_per_key = 64;
   LogOptions log;
-  std::string version;  // of the program
+  std::string version;              // of the program
+  std::filesystem::path snapshots;  // the memories' snapshots lie below it, in a folder for each id; empty: none
 };
 
 class Daemon {

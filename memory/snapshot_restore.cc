@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <optional>
+#include <system_error>
 #include <utility>
 
 #include "memory/derived_copy.h"
@@ -74,7 +75,9 @@ Status KeepNumbersOf(const fs::path& restored, uint64_t highest) {
 Result<Manifest> RestoreSnapshot(const fs::path& snapshot, const fs::path& memory_given,
                                  const RestoreOptions& options) {
   FileSystem& files = options.files != nullptr ? *options.files : FileSystem::Real();
-  const fs::path memory = WithoutSlash(memory_given);
+  fs::path memory = WithoutSlash(memory_given);
+  std::error_code not_there;
+  if (fs::path real = fs::canonical(memory, not_there); !not_there) memory = std::move(real);  // not the link to it
   const fs::path parent = memory.parent_path().empty() ? "." : memory.parent_path();
   POINTSMAN_TRY(const SnapshotInfo info, VerifySnapshot(snapshot, &files));
 

@@ -323,6 +323,19 @@ TEST_F(SnapshotTest, RestoresOverANewerMemoryWhichReadersKeep) {
   EXPECT_EQ(writer->manifest().value().generation, 4u) << "a number was used twice";
 }
 
+TEST_F(SnapshotTest, RestoresWhereALinkLeads) {
+  const fs::path path = Take("one");
+  {
+    const auto writer = OpenWriter();
+    ASSERT_TRUE(IsOk(writer->Publish(*MakeSmallTables(2), MakeManifest())));
+  }
+  fs::create_directory_symlink(memory_, directory_.path() / "link");
+  ASSERT_TRUE(IsOk(RestoreSnapshot(path, directory_.path() / "link")));
+  EXPECT_TRUE(fs::is_symlink(directory_.path() / "link"));
+  EXPECT_EQ(PublishedDigest(memory_), DigestOf(1));
+  EXPECT_EQ(NamesIn(directory_.path()), (std::vector<std::string>{"link", "mem", "snapshots"}));
+}
+
 TEST_F(SnapshotTest, RestoreRefusesWhatItMustNotReplace) {
   const fs::path path = Take("one");
   {

@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import pathlib
-import shutil
 import time
 
 import pytest
-from conftest import SMALL_BUILD, fails, flip_bit, truncate
+from conftest import fails, flip_bit, truncate
 
 
 def manifest_of(memory):
@@ -92,21 +90,22 @@ def test_a_damaged_snapshot_restores_nothing(pointsman, memory, snapshot, damage
     assert bytes_of(memory) == before
 
 
-def test_a_snapshot_beside_a_running_build_is_a_sound_memory(pointsman, model, corpus, off_domain, memory, tmp_path):
+def test_a_snapshot_beside_a_running_build_is_a_sound_memory(pointsman, model, corpus, off_domain, tmp_path):
+    memory = tmp_path / "memory"  # published, then scored for its verdict: the build is its writer all the time
     build = pointsman.start("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", memory,
-                            "--kind", "entries", "--seed", "1", *SMALL_BUILD)
+                            "--kind", "entries", "--preset", "fast", "--max-tokens", "4000", "--max-test-tokens", "40000",
+                            "--threads", "1")
     try:
-        taken = 0
-        until = time.monotonic() + 120
-        while build.poll() is None and taken < 4 and time.monotonic() < until:
-            out = tmp_path / "backups" / f"{taken}"
-            pointsman.json("snapshot", memory, "--out", out, schema="snapshot")
-            still_writing = build.poll() is None
-            assert "sound" in pointsman.ok("verify", out).stdout
-            pointsman.ok("restore", out, "--out", tmp_path / f"restored{taken}")
-            assert "sound" in pointsman.ok("verify", tmp_path / f"restored{taken}").stdout
-            taken += still_writing
-        assert taken > 0, "the build was over before a snapshot was taken"
+        until = time.monotonic() + 200
+        while not (memory / "MANIFEST.json").exists() and time.monotonic() < until:
+            assert build.poll() is None, "the build failed"
+            time.sleep(0.02)
+        out = tmp_path / "backups" / "during"
+        pointsman.json("snapshot", memory, "--out", out, schema="snapshot")
+        assert build.poll() is None, "the build was over before the snapshot"
+        assert "sound" in pointsman.ok("verify", out).stdout
+        pointsman.ok("restore", out, "--out", tmp_path / "restored")
+        assert "sound" in pointsman.ok("verify", tmp_path / "restored").stdout
     finally:
         build.kill()
         build.wait()
@@ -123,11 +122,12 @@ def test_wrong_use_is_named(pointsman, memory, snapshot, tmp_path):
     assert not (tmp_path / "x").exists() and (memory / "notes.txt").exists()
 
 
-def test_rollback_goes_to_the_generation_before_and_back(pointsman, model, corpus, off_domain, memory):
+def test_rollback_goes_to_the_generation_before_and_back(pointsman, model, memory, tmp_path):
     first = manifest_of(memory)
     fails(pointsman("rollback", memory), 1, "no other is kept")
-    pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", memory,
-                   "--kind", "prototypes", *SMALL_BUILD)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "added.h").write_text("// Added later.\n" + "int later = 1;\n" * 40)
+    pointsman.ok("docs", "add", memory, "--model", model, "--corpus", tmp_path / "new", "--threads", "1")
     second = manifest_of(memory)
     assert second["digest"] != first["digest"]
     generations = {m["generation"]: m for m in (first, second)}

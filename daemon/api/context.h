@@ -53,6 +53,7 @@ void AddMemoryRoutes(PathRouter& router, ApiContext& context);
 void AddDocumentRoutes(PathRouter& router, ApiContext& context);
 void AddSearchRoutes(PathRouter& router, ApiContext& context);
 void AddDiagnosisRoutes(PathRouter& router, ApiContext& context);
+void AddSnapshotRoutes(PathRouter& router, ApiContext& context);
 void AddRouteRoutes(PathRouter& router, ApiContext& context);
 void AddJobRoutes(PathRouter& router, ApiContext& context);
 

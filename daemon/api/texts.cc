@@ -5,8 +5,9 @@ namespace pointsman {
 std::shared_ptr<const DocumentTexts> DocumentTextCache::Of(const LoadedMemory& memory) {
   const std::lock_guard lock(mutex_);  // held while reading: a second caller would only read the same
   Entry& entry = by_id_[memory.id];
-  if (entry.generation == memory.generation) return entry.texts;
-  entry = {memory.generation, nullptr};
+  const std::string& digest = memory.memory->manifest().digest;
+  if (entry.generation == memory.generation && entry.digest == digest) return entry.texts;
+  entry = {memory.generation, digest, nullptr};
   const auto truth = memory.memory->OpenTruth();
   if (!truth.ok()) return nullptr;
   Result<DocumentTexts> texts = DocumentTexts::Load(*truth.value(), tokenizer_);

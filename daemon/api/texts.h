@@ -23,6 +23,7 @@ class DocumentTextCache {
  private:
   struct Entry {
     uint64_t generation = 0;
+    std::string digest = {};  // a restore may bring the number back with other documents
     std::shared_ptr<const DocumentTexts> texts;
   };
   const Tokenizer& tokenizer_;

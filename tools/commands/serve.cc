@@ -104,6 +104,7 @@ Result<Output> RunServe(const Settings& settings) {
   options.keys_file = settings.Path("keys");
   options.memory_root = settings.Path("memory-root");
   POINTSMAN_CHECK_OK(ReadJobs(settings, options));
+  options.snapshots = settings.Path("snapshots");
   options.shadow = settings.Flag("shadow");
   options.follow = settings.Flag("follow");
   options.log = {.json = settings.Text("log-format") == "json",
