@@ -20,8 +20,8 @@ set(CPACK_PACKAGE_CONTACT "Pointsman's maintainers <maintainers@pointsman.invali
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "kNN routing memories for Mixture-of-Experts language models")
 set(CPACK_PACKAGE_DESCRIPTION
     "Builds routing memories from a corpus, judges them, and serves a model with them over an OpenAI-like REST API.")
-set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
 set(CPACK_SET_DESTDIR ON)  # /etc stands beside /usr
+set(CPACK_INSTALL_PREFIX /usr)
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
 set(CPACK_DEBIAN_PACKAGE_SECTION science)
 set(CPACK_DEBIAN_PACKAGE_DEPENDS adduser)
