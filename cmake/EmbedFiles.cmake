@@ -1,12 +1,13 @@
 # Writes a C++ source that holds files byte for byte:
-#   cmake -DFOLDER=dir -DNAMES=a.html,b.css -DOUT=file.cc -P EmbedFiles.cmake
+#   cmake -DFILES=dir/a.html,dir/b.css -DOUT=file.cc -P EmbedFiles.cmake      (by their last names)
 # Run by pointsman_embed_web (PointsmanModule.cmake). Hex escapes: no byte of a file can end the literal early.
-string(REPLACE "," ";" names "${NAMES}")
-list(SORT names)
+string(REPLACE "," ";" files "${FILES}")
+list(SORT files COMPARE FILE_BASENAME)
 set(entries "")
-foreach(name IN LISTS names)
-  file(READ "${FOLDER}/${name}" bytes HEX)
-  file(SHA256 "${FOLDER}/${name}" digest)
+foreach(file IN LISTS files)
+  cmake_path(GET file FILENAME name)
+  file(READ "${file}" bytes HEX)
+  file(SHA256 "${file}" digest)
   string(LENGTH "${bytes}" digits)
   math(EXPR size "${digits} / 2")
   string(REGEX REPLACE "(..)" "\\\\x\\1" literal "${bytes}")

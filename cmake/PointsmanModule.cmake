@@ -103,16 +103,12 @@ endfunction()
 # read at build time, so a changed file rebuilds one small source.
 function(pointsman_embed_web target folder)
   pointsman_glob(files ${folder} *.html *.css *.js *.svg)
-  set(names)
-  foreach(file ${files})
-    cmake_path(GET file FILENAME name)
-    list(APPEND names ${name})
-  endforeach()
-  list(JOIN names "," names)
+  list(APPEND files ${ARGN})
+  list(JOIN files "," joined)
   set(script ${CMAKE_SOURCE_DIR}/cmake/EmbedFiles.cmake)
   set(generated ${CMAKE_BINARY_DIR}/${target}_web_files.cc)
   add_custom_command(OUTPUT ${generated}
-    COMMAND ${CMAKE_COMMAND} -DFOLDER=${CMAKE_SOURCE_DIR}/${folder} -DNAMES=${names} -DOUT=${generated} -P ${script}
+    COMMAND ${CMAKE_COMMAND} -DFILES=${joined} -DOUT=${generated} -P ${script}
     DEPENDS ${files} ${script} COMMENT "Embedding ${folder}" VERBATIM)
   target_sources(${target} PRIVATE ${generated})
 endfunction()

@@ -212,12 +212,12 @@ def test_what_was_added_and_removed_leaves_the_memory_bit_for_bit(pointsman, mod
         key: before[key] for key in ("digest", "entries", "reference_tokens", "reference_documents")}
 
 
-def test_a_single_document_expires(pointsman, model, memory, new_text):
+def test_a_single_document_expires(pointsman, model, memory, new_text, off_domain):
     one = sorted(new_text.iterdir())[0]
     report = add(pointsman, model, memory, one, "--ttl", "1", "--name", "chat/1")
     assert [d["source"] for d in report["documents"]] == ["chat/1"] and report["rows"] > 0
-    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", sorted(new_text.iterdir())[1], "--name", "chat/1"), 2,
-          "chat/1", "docs remove")
+    other = sorted(off_domain.iterdir())[0]
+    fails(pointsman("docs", "add", memory, "--model", model, "--corpus", other, "--name", "chat/1"), 2, "chat/1", "docs remove")
     time.sleep(2)
     gone = pointsman.json("docs", "remove", memory, "--expired", schema="docs_remove")
     assert [d["source"] for d in gone["documents"]] == ["chat/1"] and gone["removed"] == 1

@@ -5,12 +5,9 @@ import json
 import pytest
 from conftest import ROOT, copy_headers, fails
 
-<<<<<<< HEAD
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "snapshot", "restore", "rollback", "compact", "docs list", "docs remove", "bench scan", "bench route",
-=======
-COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "docs list", "docs add", "docs remove", "bench scan", "bench route",
->>>>>>> main
-            "bench build", "bench rewire", "study rewire", "config"]
+COMMANDS = ["probe", "plan", "build", "eval", "generate", "inspect", "verify", "snapshot", "restore", "rollback", "compact",
+            "docs list", "docs add", "docs remove", "serve", "keys new", "keys list", "keys revoke", "bench scan", "bench route",
+            "bench build", "bench rewire", "bench daemon", "study rewire", "config"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -26,7 +26,8 @@ def server(pointsman, model, memory, tmp_path):
     keys = tmp_path / "keys"
     key = pointsman.json("keys", "new", "--keys", keys, "--name", "tester", "--access", "admin")["key"]
     running = Server(pointsman, "--model", model, "--memory", f"headers={memory}", "--threads", "1", "--allow-rejected",
-                     "--memory-root", pathlib.Path(memory).parent, "--keys", keys, "--jobs", tmp_path / "jobs")
+                     "--memory-root", pathlib.Path(memory).parent, "--keys", keys, "--jobs", tmp_path / "jobs",
+                     "--snapshots", tmp_path / "snapshots")
     running.key = key
     yield running
     code, err = running.stop()
@@ -58,6 +59,11 @@ def registered():
 def test_every_route_is_described_and_every_description_served(spec):
     page = {("GET", "/"), ("GET", "/web/{file}")}  # for people
     assert described(spec) == registered() - page
+
+
+def test_the_server_hands_out_its_description(server):
+    status, headers, text = server.ask("GET", "/openapi.yaml")
+    assert (status, headers["Content-Type"], text) == (200, "application/yaml", SPEC.read_bytes())
 
 
 def test_the_error_codes_are_those_of_the_table(spec):

@@ -1,5 +1,5 @@
-// GET / and /web/{file}: the dashboard. Its files hold no data, so nobody needs a key for them; what the page shows it
-// asks the API for, with the key of whoever looks at it.
+// GET /, /web/{file} and /openapi.yaml: the dashboard, and the description of the API. Its files hold no data, so
+// nobody needs a key for them; what the page shows it asks the API for, with the key of whoever looks at it.
 #include "daemon/api/web.h"
 
 #include <fmt/format.h>
@@ -27,6 +27,7 @@ const char* ContentTypeOf(std::string_view name) {
   if (name.ends_with(".css")) return "text/css; charset=utf-8";
   if (name.ends_with(".js")) return "text/javascript; charset=utf-8";
   if (name.ends_with(".svg")) return "image/svg+xml";
+  if (name.ends_with(".yaml")) return "application/yaml";
   return "application/octet-stream";
 }
 
@@ -64,6 +65,10 @@ void AddWebRoutes(PathRouter& router) {
       {.method = "GET", .pattern = "/web/{file}", .access = Access::kPublic, .handler = [](const HttpRequest& request) {
          return Serve(request, request.parameters.at("file"));
        }});
+  router.Add({.method = "GET",
+              .pattern = "/openapi.yaml",
+              .access = Access::kPublic,
+              .handler = [](const HttpRequest& request) { return Serve(request, "openapi.yaml"); }});
 }
 
 }  // namespace pointsman
