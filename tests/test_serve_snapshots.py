@@ -213,6 +213,18 @@ def test_a_memory_that_is_being_written_is_not_replaced_but_copied(place, points
     assert "sound" in pointsman.ok("verify", place.memory).stdout
 
 
+def test_a_deleted_document_names_the_snapshots_that_still_hold_it(place):
+    document = place.ok("GET", "/v1/memories/headers/documents")["data"][0]["id"]
+    for name in ("old", "unreadable"):
+        place.ok("POST", SNAPSHOTS, {"name": name}, status=201)
+    (place.folder / "headers" / "unreadable" / "truth" / "CURRENT").unlink()
+    assert place.ok("DELETE", f"/v1/memories/headers/documents/{document}")["snapshots"] == ["old", "unreadable"]
+    place.ok("POST", SNAPSHOTS, {"name": "new"}, status=201)
+    place.refused("POST", "/v1/memories/headers/rollback", None, 409, "conflict")  # it would bring the document back
+    other = place.ok("GET", "/v1/memories/headers/documents")["data"][0]["id"]
+    assert place.ok("DELETE", f"/v1/memories/headers/documents/{other}")["snapshots"] == ["new", "old", "unreadable"]
+
+
 HOSTILE = ["..", "%2e%2e", "%2e%2e%2f%2e%2e%2fetc", "..%2f..%2fsecret", "%2fetc%2fpasswd", "a%00b", "%00", ".hidden", "Upper",
            "a b".replace(" ", "%20"), "x.tmp", "a" * 65, "%c3%bc", "a%0ab"]
 

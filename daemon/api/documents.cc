@@ -12,6 +12,7 @@
 #include "daemon/api/jobs.h"
 #include "daemon/json_body.h"
 #include "memory/deletion.h"
+#include "memory/snapshot.h"
 
 namespace pointsman {
 namespace {
@@ -149,11 +150,18 @@ HttpResponse RemoveNow(ApiContext& context, const MemoryUse& use, const HttpRequ
   }
   const Result<uint64_t> generation = context.memories.Reload(use.loaded->id);
   if (!generation.ok()) return ErrorResponse(FromError(generation.error()));
-  return JsonResponse({{"id", id},
-                       {"object", "document.deleted"},
-                       {"deleted", true},
-                       {"generation", generation.value()},
-                       {"rows", removed.value().rows}});
+  json body = {{"id", id},
+               {"object", "document.deleted"},
+               {"deleted", true},
+               {"generation", generation.value()},
+               {"rows", removed.value().rows}};
+  if (const auto& snapshots = context.options.snapshots; !snapshots.empty()) {
+    const auto holding = SnapshotsHolding(snapshots / use.loaded->id, *hash);
+    if (!holding.ok()) return ErrorResponse(FromError(holding.error()));
+    body["snapshots"] = json::array();
+    for (const SnapshotHolding& one : holding.value()) body["snapshots"].push_back(one.name);
+  }
+  return JsonResponse(body);
 }
 
 asio::awaitable<HttpResponse> Remove(ApiContext& context, const HttpRequest& http) {
