@@ -1,5 +1,6 @@
 """What the Debian package brings: the configuration with every key explained, the unit, and readiness told to systemd."""
 
+import json
 import os
 import pathlib
 import re
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tomllib
+import urllib.request
 
 import pytest
 
@@ -77,3 +79,40 @@ def test_readiness_reload_and_stop_are_told_to_systemd(pointsman, model, tmp_pat
         finally:
             server.kill()
             server.wait()
+
+
+def as_service(*arguments):
+    return ["su", "-s", "/bin/sh", "pointsman", "-c", " ".join(map(str, arguments))]
+
+
+@pytest.mark.skipif("POINTSMAN_PACKAGE" not in os.environ or os.geteuid() != 0,
+                    reason="installs a package: needs root and POINTSMAN_PACKAGE=FILE.deb (cpack makes it)")
+def test_the_package_installs_serves_and_leaves_nothing_behind(tmp_path):
+    package = pathlib.Path(os.environ["POINTSMAN_PACKAGE"]).resolve()
+    run = lambda *command: subprocess.run(command, check=True, capture_output=True, text=True,
+                                          env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"})
+    run("apt-get", "install", "-y", package)
+    try:
+        assert "not found" not in run("ldd", "/usr/bin/pointsman").stdout
+        assert run("/usr/bin/pointsman", "--version").stdout.startswith("pointsman 0.")
+        # What the unit runs, as its user; there may be no systemd here.
+        unit = pathlib.Path("/usr/lib/systemd/system/pointsman.service").read_text()
+        command = re.search(r"^ExecStart=(.*)$", unit, re.M)[1]
+        server = subprocess.Popen(as_service("exec", command, "--port", "0", "--json"), stdout=subprocess.PIPE, text=True)
+        try:
+            port = json.loads(server.stdout.readline())["port"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=30) as answer:
+                assert json.load(answer) == {"status": "ready"}
+        finally:
+            server.terminate()
+            server.wait(60)
+        kept = pathlib.Path("/var/lib/pointsman/memories/kept")
+        kept.mkdir()
+        run("apt-get", "remove", "-y", "pointsman")
+        assert kept.exists() and pathlib.Path("/etc/pointsman/pointsman.toml").exists()
+        assert not pathlib.Path("/usr/bin/pointsman").exists()
+    finally:
+        run("apt-get", "purge", "-y", "pointsman")
+    for path in ("/etc/pointsman", "/var/lib/pointsman", "/var/log/pointsman", "/usr/lib/pointsman", "/usr/share/pointsman"):
+        assert not pathlib.Path(path).exists(), path
+    assert subprocess.run(["id", "pointsman"], capture_output=True).returncode != 0
