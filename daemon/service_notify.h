@@ -1,4 +1,5 @@
-// What a service manager is told: systemd's sd_notify, nothing where there is none (NOTIFY_SOCKET is not set). Any thread.
+// What a service manager is told: systemd's sd_notify, nothing where there is none (NOTIFY_SOCKET is not set). Any
+// thread.
 #pragma once
 
 #include <string>

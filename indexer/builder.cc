@@ -108,7 +108,8 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
 
 class Builder {
  public:
-  Builder(const BuildOptions& options, const MoeModel& model) : options_(options), model_(model), clock_(ProgressOf(options.data)) {}
+  Builder(const BuildOptions& options, const MoeModel& model)
+      : options_(options), model_(model), clock_(ProgressOf(options.data)) {}
 
   Result<BuildReport> Run();
 

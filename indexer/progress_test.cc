@@ -107,17 +107,16 @@ TEST_F(CapturedProgress, JsonLinesForPrograms) {
     now_s_ += 4;
     progress.Advance(80);
   }
-  EXPECT_EQ(Output(),
-            R"({"stage":"train \"x\"","done":0,"total":100,"rows_per_s":0.0,"eta_s":null})"
-            "\n"
-            R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0})"
-            "\n"
-            R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0,"loss":2.5})"
-            "\n"
-            R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
-            "\n"
-            R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
-            "\n");
+  EXPECT_EQ(Output(), R"({"stage":"train \"x\"","done":0,"total":100,"rows_per_s":0.0,"eta_s":null})"
+                      "\n"
+                      R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0})"
+                      "\n"
+                      R"({"stage":"train \"x\"","done":20,"total":100,"rows_per_s":20.0,"eta_s":4.0,"loss":2.5})"
+                      "\n"
+                      R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
+                      "\n"
+                      R"({"stage":"train \"x\"","done":100,"total":100,"rows_per_s":20.0,"eta_s":0.0,"loss":2.5})"
+                      "\n");
 }
 
 TEST_F(CapturedProgress, StagesThatCountNothingAreAnnouncedToProgramsOnly) {

@@ -46,11 +46,8 @@ Manifest FullManifest() {
                       .damage_high = 0.0011,
                       .test_documents = 40,
                       .test_tokens = 9'000};
-  manifest.calibration = RoutingSignal{.tokens = 8'000,
-                                       .open_share = 0.875,
-                                       .gate_mean = 0.75,
-                                       .confidence_mean = 0.5,
-                                       .similarity_mean = 0.625};
+  manifest.calibration = RoutingSignal{
+      .tokens = 8'000, .open_share = 0.875, .gate_mean = 0.75, .confidence_mean = 0.5, .similarity_mean = 0.625};
   return manifest;
 }
 

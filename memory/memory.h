@@ -98,11 +98,11 @@ class MemoryWriter {
   Result<Manifest> manifest() const;
 
   // Publishes a kept generation again, with the manifest that it had (verdict and all), and keeps the one that was
-  // published: rolling back twice returns. `generation` 0 = the one published before. Truth is not rolled back: documents
-  // that were added since are still there. Readers see the one or the other. The next Publish gets a number never used.
-  // Returns the generation that is published now.
-  // Errors: kNotFound (nothing was published, or that generation is not kept), kInvalidArgument (a document that the
-  // generation may hold was deleted since), kCorrupt (its files are damaged). Nothing changed then.
+  // published: rolling back twice returns. `generation` 0 = the one published before. Truth is not rolled back:
+  // documents that were added since are still there. Readers see the one or the other. The next Publish gets a number
+  // never used. Returns the generation that is published now. Errors: kNotFound (nothing was published, or that
+  // generation is not kept), kInvalidArgument (a document that the generation may hold was deleted since), kCorrupt
+  // (its files are damaged). Nothing changed then.
   Result<uint64_t> Rollback(uint64_t generation = 0);
 
   // Leaves nothing but what is published: the other generations and their copies in truth go, and the kinds and stages

@@ -244,9 +244,10 @@ constexpr std::array kOptions = {
         0.01, 1e6,
         Option("job-memory-gb", kReal, "serve", "GB", "",
                "address space of a job's process, mapped files included; one that needs more fails; none = no limit")),
-    Option("snapshots", kPath, "serve", "DIR", "",
-           "snapshots of memories lie below this directory, and clients may take, download and restore them; none = they "
-           "may not"),
+    Option(
+        "snapshots", kPath, "serve", "DIR", "",
+        "snapshots of memories lie below this directory, and clients may take, download and restore them; none = they "
+        "may not"),
     Within(1, 1024, Option("slots", kInteger, "serve", "N", "16", "requests that share a forward pass at most")),
     Within(0, 100000,
            Option("waiting", kInteger, "serve", "N", "64", "requests that wait for a slot at most; more get 503")),
