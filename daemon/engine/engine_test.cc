@@ -311,6 +311,30 @@ TEST_F(RunningEngine, FeedsASessionBesideTheOthers) {
   ExpectAsAlone(*model_, next, Ask(next).Wait());
 }
 
+// Learning runs passes of its own through the hook that the shared passes use; their rows are in nobody's trace.
+TEST_F(RunningEngine, LearningLeavesNothingInTheTracesOfOthers) {
+  Start({.slots = 4, .waiting = 40});
+  CompletionTask explained = Plain(3, 60);
+  explained.binding = {.tables = Memory(GateState::kHalfOpen), .session = nullptr};
+  explained.explain = true;
+  const Listener listener = Ask(explained);
+  for (int i = 0; i < 12; ++i) {
+    LearnTask learn{.context = RandomPrompt(60, 5, 20),
+                    .binding = {.tables = Memory(GateState::kHalfOpen), .session = nullptr},
+                    .rerouting = {}};
+    std::promise<Result<LearnTask::Done>> learned;
+    learn.on_done = [&](Result<LearnTask::Done> done) { learned.set_value(std::move(done)); };
+    ASSERT_TRUE(engine_->Submit(std::move(learn)).ok());
+    ASSERT_TRUE(learned.get_future().get().ok());
+  }
+  const Told& told = listener.Wait();
+  ASSERT_TRUE(told.ok());
+  for (const TokenOutput& output : told.outputs) {
+    if (output.token >= 0) EXPECT_EQ(output.trace.size(), 3u);
+  }
+  ExpectAsAlone(*model_, explained, told);
+}
+
 TEST_F(RunningEngine, ExplainsEveryToken) {
   Start({.slots = 2, .waiting = 2});
   CompletionTask task = Plain(4, 6);

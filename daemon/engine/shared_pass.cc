@@ -42,8 +42,11 @@ void ReadRouting(Compute& compute, std::span<const MoeModel::RowSegment> segment
 Status TryPass(Compute& compute, std::span<const MoeModel::RowSegment> segments, bool trace,
                std::span<PassResult> results) {
   const bool routed = std::ranges::any_of(segments, [](const auto& segment) { return segment.slot != 0; });
+  // Of this pass alone: learning runs passes of its own through the same hook, whose rows are not ours.
+  static_cast<void>(compute.hook.TakeTrace());
   compute.hook.CollectTrace(trace && routed);
   const at::Tensor logits = compute.model.ForwardRows(segments, routed ? &compute.hook : nullptr);
+  compute.hook.CollectTrace(false);
   POINTSMAN_CHECK_OK(compute.hook.status());
   const at::Tensor logprobs = logits.log_softmax(-1);
   int64_t row = 0;
@@ -75,6 +78,7 @@ std::vector<PassResult> RunPass(Compute& compute, std::span<const MoeModel::RowS
   }
   if (status.ok()) return results;
   compute.hook.ClearStatus();
+  compute.hook.CollectTrace(false);
   static_cast<void>(compute.hook.TakeTrace());
   for (size_t i = 0; i < segments.size(); ++i) segments[i].cache->length = lengths[i];
   if (segments.size() == 1) {
