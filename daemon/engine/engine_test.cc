@@ -330,7 +330,9 @@ TEST_F(RunningEngine, LearningLeavesNothingInTheTracesOfOthers) {
   const Told& told = listener.Wait();
   ASSERT_TRUE(told.ok());
   for (const TokenOutput& output : told.outputs) {
-    if (output.token >= 0) EXPECT_EQ(output.trace.size(), 3u);
+    if (output.token >= 0) {
+      EXPECT_EQ(output.trace.size(), 3u);
+    }
   }
   ExpectAsAlone(*model_, explained, told);
 }
