@@ -31,8 +31,9 @@ def hostile_memory(pointsman, model, corpus, off_domain, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(pointsman, model, built_memory, hostile_memory):
+def server(pointsman, model, built_memory, hostile_memory, tmp_path_factory):
     running = Server(pointsman, "--model", model, "--memory", f"headers={built_memory}", "--memory", f"hostile={hostile_memory}",
+                     "--snapshots", tmp_path_factory.mktemp("snapshots"),
                      "--threads", "1", "--allow-rejected")
     yield running
     running.stop(signal.SIGKILL)

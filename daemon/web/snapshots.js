@@ -7,7 +7,7 @@ import { bytes, dateTime, number } from './format.js';
 export function createSnapshots(id, path, changed) {
   const problem = el('div');
   const box = el('div');
-  const name = el('input', { type: 'text', autocomplete: 'off', pattern: '[A-Za-z0-9][A-Za-z0-9._\\-]*', title: 'letters, digits, dots, dashes' });
+  const name = el('input', { type: 'text', autocomplete: 'off', pattern: '[a-z0-9][a-z0-9._\\-]*', title: 'lower-case letters, digits, dots, dashes' });
   let generation = null;
 
   async function act(doing, done) {
@@ -66,8 +66,10 @@ export function createSnapshots(id, path, changed) {
         ], data));
       controls.hidden = false;
     } catch (error) {
-      controls.hidden = error.unavailable;
-      swap(box, error.unavailable ? el('p', { class: 'soft' }, 'Not available on this server.') : notice(error.message, 'bad'));
+      // 403: the operator keeps none here; the message says how to change that.
+      const off = error.unavailable || error.status === 403;
+      controls.hidden = off;
+      swap(box, off ? el('p', { class: 'soft' }, error.unavailable ? 'Not available on this server.' : error.message) : notice(error.message, 'bad'));
     }
   }
 
