@@ -116,8 +116,8 @@ Result<SnapshotInfo> Copying::Run() {
   POINTSMAN_CHECK_OK(RemoveAllButLock(files_, target_));
   if (store_ == nullptr) {
     auto lock = WriterLock::Acquire(memory_);
-    if (lock.ok()) lock_ = std::move(lock).value();
     beside_a_writer_ = !lock.ok();  // or on a read-only disk, where that way works as well
+    if (!beside_a_writer_) lock_ = std::move(lock).value();
   }
   POINTSMAN_TRY(const Manifest manifest, beside_a_writer_ ? CopyBesideAWriter() : CopyUndisturbed());
   POINTSMAN_CHECK_OK(files_.WriteAtomically(ManifestPath(target_), SerializeManifest(manifest)));
