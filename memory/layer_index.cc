@@ -40,27 +40,37 @@ ScanKernel Resolve(ScanKernel kernel) {
   return ScanKernel::kPortable;
 }
 
-ScanBlockFunction FunctionOf(ScanKernel kernel) {
+struct KernelFunctions {
+  ScanBlockFunction scan;
+  TurnQueriesFunction turn = nullptr;  // null: it turns none
+};
+
+KernelFunctions FunctionsOf(ScanKernel kernel) {
 #if defined(__x86_64__)
-  if (kernel == ScanKernel::kAvx512) return ScanBlockAvx512;
-  if (kernel == ScanKernel::kAvx2) return ScanBlockAvx2;
+  if (kernel == ScanKernel::kAvx512) return {ScanBlockAvx512, TurnQueriesAvx512};
+  if (kernel == ScanKernel::kAvx2) return {ScanBlockAvx2, TurnQueriesAvx2};
 #endif
-  return ScanBlockPortable;
+  return {ScanBlockPortable};
 }
 
 struct QueryBatch {
   const int16_t* codes;
-  const int32_t* pairs;
+  const TurnedQueries& turned;  // of several queries
   const float* scales;
   uint32_t count;
   uint32_t padded_dim;
 };
 
 void ScanForAll(ScanBlockFunction scan, const KeyBlock& keys, const QueryBatch& queries, std::span<TopK> best) {
+  const TurnedQueries& turned = queries.turned;
   for (uint32_t q = 0; q < queries.count; q += kQueryTile) {
-    const QueryTile tile{queries.codes + size_t{q} * queries.padded_dim,
-                         queries.pairs + size_t{q} * (queries.padded_dim / 2), queries.scales + q,
-                         std::min(kQueryTile, queries.count - q), queries.padded_dim};
+    const QueryTile tile{.codes = queries.codes + size_t{q} * queries.padded_dim,
+                         .words = turned.words.data() + q * (turned.words.size() / queries.count),
+                         .offsets = turned.offsets.empty() ? nullptr : turned.offsets.data() + q,
+                         .reach = turned.reach.empty() ? nullptr : turned.reach.data() + q,
+                         .scales = queries.scales + q,
+                         .count = std::min(kQueryTile, queries.count - q),
+                         .padded_dim = queries.padded_dim};
     scan(keys, tile, best.data() + q);
   }
 }
@@ -95,18 +105,19 @@ void SearchBatch(ScanKernel kernel, const KeyIndexView& view, std::span<const fl
   TransformRows(view, queries, kernel != ScanKernel::kPortable, transformed);
 
   QueryCodes codes(count, padded_dim);
-  std::vector<int32_t> pairs(count * padded_dim / 2);
   std::vector<float> scales(count);
   std::vector<TopK> best;
   best.reserve(count);
   for (size_t t = 0; t < count; ++t) {
     scales[t] =
         QuantizeQuery({transformed.data() + t * view.dim, view.dim}, {codes.data() + t * padded_dim, padded_dim});
-    InterleavePairs(codes.data() + t * padded_dim, padded_dim, pairs.data() + t * padded_dim / 2);
     best.emplace_back(out.subspan(t * k, k));
   }
-  ScanAllKeys(FunctionOf(kernel), view,
-              {codes.data(), pairs.data(), scales.data(), static_cast<uint32_t>(count), padded_dim}, best);
+  const KernelFunctions functions = FunctionsOf(kernel);
+  const auto queries_read = static_cast<uint32_t>(count);
+  TurnedQueries turned;
+  if (functions.turn != nullptr && count > 1) turned = functions.turn(codes.data(), queries_read, padded_dim);
+  ScanAllKeys(functions.scan, view, {codes.data(), turned, scales.data(), queries_read, padded_dim}, best);
   for (TopK& heap : best) heap.Finish();
 }
 

@@ -12,6 +12,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "memory/kernels/top_k.h"
 
@@ -33,23 +34,23 @@ struct KeyBlock {
 
 struct QueryTile {
   const int16_t* codes = nullptr;  // [count, padded_dim], zeros beyond dim
-  const int32_t* pairs = nullptr;  // [count, padded_dim / 2], InterleavePairs of codes
-  const float* scales = nullptr;   // [count]
-  uint32_t count = 0;              // 1..kQueryTile
-  uint32_t padded_dim = 0;         // dim rounded up to kQueryAlign
+  // TurnedQueries of the tile, for kernels that make them of a tile of several queries.
+  const int32_t* words = nullptr;
+  const int32_t* offsets = nullptr;
+  const float* reach = nullptr;
+  const float* scales = nullptr;  // [count]
+  uint32_t count = 0;             // 1..kQueryTile
+  uint32_t padded_dim = 0;        // dim rounded up to kQueryAlign
 };
 
-// A query as the kernels that turn keys read it. Of four dims a, b, c, d the pairs are (a, c) and (b, d): widening the
-// bytes of a 32-bit word of a key to int16 gives its even ones, then its odd ones. codes and pairs [padded_dim].
-inline void InterleavePairs(const int16_t* codes, uint32_t padded_dim, int32_t* pairs) {
-  const auto pair = [](int16_t low, int16_t high) {
-    return static_cast<int32_t>(uint32_t{static_cast<uint16_t>(high)} << 16 | static_cast<uint16_t>(low));
-  };
-  for (uint32_t i = 0; i < padded_dim; i += 4) {
-    pairs[i / 2] = pair(codes[i], codes[i + 2]);
-    pairs[i / 2 + 1] = pair(codes[i + 1], codes[i + 3]);
-  }
-}
+// Queries as a kernel that turns keys reads them (its own file says how), made once a batch: many blocks pass them.
+struct TurnedQueries {
+  std::vector<int32_t> words;    // [count, words a query]
+  std::vector<int32_t> offsets;  // [count]
+  std::vector<float> reach;      // [count]
+};
+// codes [count, padded_dim].
+using TurnQueriesFunction = TurnedQueries (*)(const int16_t* codes, uint32_t count, uint32_t padded_dim);
 
 // Offers every key of the block to best[i] for every query i of the tile, rows ascending.
 // REQUIRES (kernels but the portable one): padded_dim bytes are readable from the start of every row.
@@ -59,6 +60,8 @@ void ScanBlockPortable(const KeyBlock& keys, const QueryTile& queries, TopK* bes
 #if defined(__x86_64__)
 void ScanBlockAvx2(const KeyBlock& keys, const QueryTile& queries, TopK* best);
 void ScanBlockAvx512(const KeyBlock& keys, const QueryTile& queries, TopK* best);
+TurnedQueries TurnQueriesAvx2(const int16_t* codes, uint32_t count, uint32_t padded_dim);
+TurnedQueries TurnQueriesAvx512(const int16_t* codes, uint32_t count, uint32_t padded_dim);
 #endif
 
 // sum_i query[i] * key[i], exact.

@@ -92,7 +92,7 @@ POINTSMAN_AVX2 void ScanOneQuery(const KeyBlock& keys, const QueryTile& query, T
 }
 
 // Eight keys turned: columns[c] holds two dims of each, as int16 in the key's 32-bit lane. Dims come in the order of
-// InterleavePairs (scan.h). `count` is a multiple of 16.
+// TurnQueriesAvx2. `count` is a multiple of 16.
 POINTSMAN_AVX2 inline void TurnKeys(const int8_t* codes, uint32_t dim, uint32_t count, __m256i* columns) {
   for (uint32_t i = 0; i < count; i += 16) {
     // Four dims are a 32-bit word: a 4 x 4 transposition of words in each 128-bit half, which holds keys r, r + 1, ..
@@ -148,7 +148,7 @@ POINTSMAN_AVX2 inline void DotsOfMany(const int8_t* codes, uint32_t dim, const Q
   const uint32_t padded_dim = queries.padded_dim, stride = padded_dim / 2;
   if (padded_dim <= kChunkDims) {
     TurnKeys(codes, dim, padded_dim, columns);
-    DotsOfAll(columns, stride, queries.pairs, stride, queries.count, dots);
+    DotsOfAll(columns, stride, queries.words, stride, queries.count, dots);
     for (uint32_t q = 0; q < queries.count; ++q) floats[q] = _mm256_cvtepi32_ps(dots[q]);
     return;
   }
@@ -156,7 +156,7 @@ POINTSMAN_AVX2 inline void DotsOfMany(const int8_t* codes, uint32_t dim, const Q
   for (uint32_t begin = 0; begin < padded_dim; begin += kChunkDims) {
     const uint32_t count = std::min(padded_dim - begin, kChunkDims);
     TurnKeys(codes + begin, dim, count, columns);
-    DotsOfAll(columns, count / 2, queries.pairs + begin / 2, stride, queries.count, dots);
+    DotsOfAll(columns, count / 2, queries.words + begin / 2, stride, queries.count, dots);
     for (uint32_t q = 0; q < queries.count; ++q) AddTo(totals[q], dots[q]);
   }
   for (uint32_t q = 0; q < queries.count; ++q) floats[q] = FloatsOf(totals[q]);
@@ -175,7 +175,23 @@ POINTSMAN_AVX2 void ScanManyQueries(const KeyBlock& keys, const QueryTile& queri
   for (; row < keys.rows; ++row) ScanOneRow(keys, row, queries, best);
 }
 
+int32_t PairOf(int16_t low, int16_t high) {
+  return static_cast<int32_t>(uint32_t{static_cast<uint16_t>(high)} << 16 | static_cast<uint16_t>(low));
+}
+
 }  // namespace
+
+// words [count, padded_dim / 2]: two dims each. Of four dims a, b, c, d the pairs are (a, c) and (b, d): widening the
+// bytes of a 32-bit word of a key to int16 gives its even ones, then its odd ones.
+TurnedQueries TurnQueriesAvx2(const int16_t* codes, uint32_t count, uint32_t padded_dim) {
+  TurnedQueries turned;
+  turned.words.resize(size_t{count} * padded_dim / 2);
+  for (size_t i = 0; i < size_t{count} * padded_dim; i += 4) {
+    turned.words[i / 2] = PairOf(codes[i], codes[i + 2]);
+    turned.words[i / 2 + 1] = PairOf(codes[i + 1], codes[i + 3]);
+  }
+  return turned;
+}
 
 void ScanBlockAvx2(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
   if (queries.count == 1) {

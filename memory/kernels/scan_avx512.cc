@@ -13,7 +13,6 @@
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
-#include <vector>
 
 #include "memory/kernels/scan.h"
 
@@ -114,7 +113,7 @@ POINTSMAN_AVX512 void ScanOneQuery(const KeyBlock& keys, const int16_t* query, u
     Offer(DotsAsFloat(codes, keys.dim, query, padded_dim), _mm512_loadu_ps(keys.scales + row), query_scale,
           keys.first_row + row, *best);
   }
-  const QueryTile one{query, nullptr, &query_scale, 1, padded_dim};
+  const QueryTile one{.codes = query, .scales = &query_scale, .count = 1, .padded_dim = padded_dim};
   for (; row < keys.rows; ++row) ScanOneRow(keys, row, one, best);
 }
 
@@ -170,30 +169,6 @@ POINTSMAN_AVX512 inline void AddHighDotsOfAll(const __m512i* words, uint32_t cou
   if (query_count == 1) AddHighDots<1>(words, count, queries, stride, dots);
 }
 
-// A query's high bytes, q = 256 high + low, and how far the products of the low ones can reach.
-struct HighQueries {
-  explicit HighQueries(const QueryTile& queries) : words(size_t{queries.count} * queries.padded_dim / 4) {
-    const uint32_t dim = queries.padded_dim;
-    for (uint32_t q = 0; q < queries.count; ++q) {
-      int64_t high_sum = 0, low_sum = 0;
-      auto* bytes = reinterpret_cast<int8_t*>(words.data() + size_t{q} * dim / 4);
-      for (uint32_t i = 0; i < dim; ++i) {
-        const int value = queries.codes[size_t{q} * dim + i];
-        const int high = std::clamp((value + 128) >> 8, -127, 127);
-        bytes[i] = static_cast<int8_t>(high);
-        high_sum += high;
-        low_sum += std::abs(value - 256 * high);
-      }
-      offsets[q] = static_cast<int32_t>(-128 * high_sum);  // dpbusd's keys are 128 too large
-      // 2^-20 of the largest dot covers the roundings of the filter's floats, which are a few 2^-24 of it.
-      reach[q] = static_cast<float>(128 * low_sum) + static_cast<float>(dim) * (256.0f * 127 * 128) * 0x1.0p-20f;
-    }
-  }
-  std::vector<int32_t> words;  // [count, padded_dim / 4]
-  int32_t offsets[kQueryTile];
-  float reach[kQueryTile];
-};
-
 // sum_i query[i] * key[i] for up to kChunkDims dims.
 POINTSMAN_AVX512 inline int64_t DotOfOne(const int16_t* query, const int8_t* key, uint32_t padded_dim) {
   __m512i sum = _mm512_setzero_si512();
@@ -224,22 +199,21 @@ POINTSMAN_AVX512 inline void OfferCandidates(const KeyBlock& keys, const QueryTi
 // and rounding to float and multiplying by the scales, none of which is negative, keep the order of two numbers. So the
 // result is that of comparing all keys exactly, at a fourth of the products.
 POINTSMAN_AVX512 void ScanManyQueries(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
-  const HighQueries high(queries);
   __m512i words[kChunkDims / 4];
   __m512i dots[kQueryTile];
   const uint32_t stride = queries.padded_dim / 4;
   uint32_t row = 0;
   for (; row + kLanes <= keys.rows; row += kLanes) {
-    for (uint32_t q = 0; q < queries.count; ++q) dots[q] = _mm512_set1_epi32(high.offsets[q]);
+    for (uint32_t q = 0; q < queries.count; ++q) dots[q] = _mm512_set1_epi32(queries.offsets[q]);
     for (uint32_t begin = 0; begin < queries.padded_dim; begin += kChunkDims) {
       const uint32_t count = std::min(queries.padded_dim - begin, kChunkDims);
       TurnKeys(keys.codes + size_t{row} * keys.dim + begin, keys.dim, count, words);
-      AddHighDotsOfAll(words, count / 4, high.words.data() + begin / 4, stride, queries.count, dots);
+      AddHighDotsOfAll(words, count / 4, queries.words + begin / 4, stride, queries.count, dots);
     }
     const __m512 key_scales = _mm512_loadu_ps(keys.scales + row);
     for (uint32_t q = 0; q < queries.count; ++q) {
-      const __m512 most =
-          _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots[q]), _mm512_set1_ps(256)), _mm512_set1_ps(high.reach[q]));
+      const __m512 most = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots[q]), _mm512_set1_ps(256)),
+                                        _mm512_set1_ps(queries.reach[q]));
       const __m512 similarities = _mm512_mul_ps(most, _mm512_mul_ps(key_scales, _mm512_set1_ps(queries.scales[q])));
       const uint32_t candidates = _mm512_cmp_ps_mask(similarities, _mm512_set1_ps(best[q].threshold()), _CMP_GT_OQ);
       if (candidates != 0) [[unlikely]]
@@ -250,6 +224,28 @@ POINTSMAN_AVX512 void ScanManyQueries(const KeyBlock& keys, const QueryTile& que
 }
 
 }  // namespace
+
+// A query's high bytes, q = 256 high + low, four to a word, and how far the products of the low ones can reach.
+TurnedQueries TurnQueriesAvx512(const int16_t* codes, uint32_t count, uint32_t padded_dim) {
+  TurnedQueries turned;
+  turned.words.resize(size_t{count} * padded_dim / 4);
+  auto* bytes = reinterpret_cast<int8_t*>(turned.words.data());
+  for (uint32_t q = 0; q < count; ++q) {
+    int64_t high_sum = 0, low_sum = 0;
+    for (uint32_t i = 0; i < padded_dim; ++i) {
+      const int value = *codes++;
+      const int high = std::clamp((value + 128) >> 8, -127, 127);
+      *bytes++ = static_cast<int8_t>(high);
+      high_sum += high;
+      low_sum += std::abs(value - 256 * high);
+    }
+    turned.offsets.push_back(static_cast<int32_t>(-128 * high_sum));  // dpbusd's keys are 128 too large
+    // 2^-20 of the largest dot covers the roundings of the filter's floats, which are a few 2^-24 of it.
+    turned.reach.push_back(static_cast<float>(128 * low_sum) +
+                           static_cast<float>(padded_dim) * (256.0f * 127 * 128) * 0x1.0p-20f);
+  }
+  return turned;
+}
 
 void ScanBlockAvx512(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
   // Sums of more dims could leave 32 bits: 255 x 127 x kMostFilteredDims is below 2^31.
