@@ -7,18 +7,6 @@
 
 namespace pointsman {
 
-const char* SplitRoleText(SplitRole role) {
-  switch (role) {
-    case SplitRole::kReference:
-      return "reference";
-    case SplitRole::kCalibration:
-      return "calibration";
-    case SplitRole::kTest:
-      return "test";
-  }
-  return "unknown";
-}
-
 std::string TimeText(int64_t unix_s) {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(static_cast<std::time_t>(unix_s)));
 }

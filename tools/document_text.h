@@ -6,11 +6,11 @@
 #include <string>
 
 #include "memory/document.h"
+#include "memory/split_role.h"
 
 namespace pointsman {
 
-const char* SplitRoleText(SplitRole role);  // "reference", "calibration", "test"
-std::string TimeText(int64_t unix_s);       // "2026-01-31T12:00:00Z"
+std::string TimeText(int64_t unix_s);  // "2026-01-31T12:00:00Z"
 nlohmann::json DocumentJson(const Document& document);
 
 }  // namespace pointsman

@@ -14,6 +14,17 @@ HttpResponse JsonResponse(const nlohmann::json& body, int status) {
   return response;
 }
 
+void AddRoutes(PathRouter& router, ApiContext& context, std::initializer_list<ApiRoute> routes) {
+  for (const ApiRoute& route : routes) {
+    router.Add({.method = route.method,
+                .pattern = route.pattern,
+                .access = route.access,
+                .handler = [&context, handle = route.handle](const HttpRequest& request) {
+                  return handle(context, request);
+                }});
+  }
+}
+
 std::variant<MemoryUse, ApiError> FindMemory(const ApiContext& context, const Principal& principal,
                                              const std::string& id) {
   Result<MemoryUse> found = context.memories.Find(id);

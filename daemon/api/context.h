@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <initializer_list>
 #include <memory>
 #include <string>
 
@@ -43,6 +44,15 @@ struct ApiContext {
   std::atomic<bool> shadow{false}, disabled{false};  // global switches
   std::atomic<bool> ready{false}, draining{false};
 };
+
+// A route whose handler needs the context alone.
+struct ApiRoute {
+  const char* method;
+  const char* pattern;
+  Access access;
+  boost::asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&);
+};
+void AddRoutes(PathRouter& router, ApiContext& context, std::initializer_list<ApiRoute> routes);
 
 // One function a resource; each adds its routes.
 void AddHealthRoutes(PathRouter& router, ApiContext& context);

@@ -13,6 +13,7 @@
 #include "daemon/json_body.h"
 #include "memory/deletion.h"
 #include "memory/snapshot.h"
+#include "memory/split_role.h"
 
 namespace pointsman {
 namespace {
@@ -23,16 +24,11 @@ using nlohmann::json;
 constexpr size_t kLongestName = 1000;
 constexpr uint64_t kMostDocuments = 1000, kUsualDocuments = 100;  // of one answer
 
-const char* RoleName(SplitRole role) {
-  if (role == SplitRole::kTest) return "test";
-  return role == SplitRole::kCalibration ? "calibration" : "reference";
-}
-
 json DocumentJson(const Document& document) {
   return {{"id", fmt::format("{:016x}", document.hash)},
           {"object", "document"},
           {"source", document.source},
-          {"role", RoleName(document.role)},
+          {"role", SplitRoleText(document.role)},
           {"tokens", document.tokens.size()},  // 0: the memory keeps no text of it
           {"sha256", document.sha256},
           {"tags", document.tags},
@@ -234,17 +230,11 @@ asio::awaitable<HttpResponse> Add(ApiContext& context, const HttpRequest& http) 
 }  // namespace
 
 void AddDocumentRoutes(PathRouter& router, ApiContext& context) {
-  const auto add = [&](const char* method, const char* pattern, Access access,
-                       asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&)) {
-    router.Add({.method = method,
-                .pattern = pattern,
-                .access = access,
-                .handler = [&context, handle](const HttpRequest& request) { return handle(context, request); }});
-  };
-  add("GET", "/v1/memories/{id}/documents", Access::kRead, List);
-  add("POST", "/v1/memories/{id}/documents", Access::kWrite, Add);
-  add("GET", "/v1/memories/{id}/documents/{document}", Access::kRead, Show);
-  add("DELETE", "/v1/memories/{id}/documents/{document}", Access::kWrite, Remove);
+  AddRoutes(router, context,
+            {{"GET", "/v1/memories/{id}/documents", Access::kRead, List},
+             {"POST", "/v1/memories/{id}/documents", Access::kWrite, Add},
+             {"GET", "/v1/memories/{id}/documents/{document}", Access::kRead, Show},
+             {"DELETE", "/v1/memories/{id}/documents/{document}", Access::kWrite, Remove}});
 }
 
 }  // namespace pointsman

@@ -59,18 +59,12 @@ asio::awaitable<HttpResponse> SetRouting(ApiContext& context, const HttpRequest&
 }  // namespace
 
 void AddHealthRoutes(PathRouter& router, ApiContext& context) {
-  const auto add = [&](const char* method, const char* pattern, Access access,
-                       asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&)) {
-    router.Add({.method = method,
-                .pattern = pattern,
-                .access = access,
-                .handler = [&context, handle](const HttpRequest& request) { return handle(context, request); }});
-  };
-  add("GET", "/healthz", Access::kPublic, Health);
-  add("GET", "/readyz", Access::kPublic, Ready);
-  add("GET", "/metrics", Access::kRead, Metrics);
-  add("GET", "/v1/routing", Access::kRead, ShowRouting);
-  add("PATCH", "/v1/routing", Access::kAdmin, SetRouting);
+  AddRoutes(router, context,
+            {{"GET", "/healthz", Access::kPublic, Health},
+             {"GET", "/readyz", Access::kPublic, Ready},
+             {"GET", "/metrics", Access::kRead, Metrics},
+             {"GET", "/v1/routing", Access::kRead, ShowRouting},
+             {"PATCH", "/v1/routing", Access::kAdmin, SetRouting}});
 }
 
 }  // namespace pointsman

@@ -154,19 +154,13 @@ asio::awaitable<HttpResponse> Switch(ApiContext& context, const HttpRequest& htt
 }  // namespace
 
 void AddMemoryRoutes(PathRouter& router, ApiContext& context) {
-  const auto add = [&](const char* method, const char* pattern, Access access,
-                       asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&)) {
-    router.Add({.method = method,
-                .pattern = pattern,
-                .access = access,
-                .handler = [&context, handle](const HttpRequest& request) { return handle(context, request); }});
-  };
-  add("GET", "/v1/memories", Access::kRead, List);
-  add("POST", "/v1/memories", Access::kAdmin, Load);
-  add("GET", "/v1/memories/{id}", Access::kRead, Show);
-  add("PATCH", "/v1/memories/{id}", Access::kAdmin, Switch);
-  add("DELETE", "/v1/memories/{id}", Access::kAdmin, Unload);
-  add("POST", "/v1/memories/{id}/reload", Access::kWrite, Reload);
+  AddRoutes(router, context,
+            {{"GET", "/v1/memories", Access::kRead, List},
+             {"POST", "/v1/memories", Access::kAdmin, Load},
+             {"GET", "/v1/memories/{id}", Access::kRead, Show},
+             {"PATCH", "/v1/memories/{id}", Access::kAdmin, Switch},
+             {"DELETE", "/v1/memories/{id}", Access::kAdmin, Unload},
+             {"POST", "/v1/memories/{id}/reload", Access::kWrite, Reload}});
 }
 
 }  // namespace pointsman

@@ -81,16 +81,10 @@ asio::awaitable<HttpResponse> Tokenize(ApiContext& context, const HttpRequest& h
 }  // namespace
 
 void AddModelRoutes(PathRouter& router, ApiContext& context) {
-  const auto add = [&](const char* method, const char* pattern,
-                       asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&)) {
-    router.Add({.method = method,
-                .pattern = pattern,
-                .access = Access::kRead,
-                .handler = [&context, handle](const HttpRequest& request) { return handle(context, request); }});
-  };
-  add("GET", "/v1/models", List);
-  add("GET", "/v1/models/{id}", Show);
-  add("POST", "/v1/tokenize", Tokenize);
+  AddRoutes(router, context,
+            {{"GET", "/v1/models", Access::kRead, List},
+             {"GET", "/v1/models/{id}", Access::kRead, Show},
+             {"POST", "/v1/tokenize", Access::kRead, Tokenize}});
 }
 
 }  // namespace pointsman

@@ -267,20 +267,14 @@ asio::awaitable<HttpResponse> Import(ApiContext& context, const HttpRequest& htt
 }  // namespace
 
 void AddSessionRoutes(PathRouter& router, ApiContext& context) {
-  const auto add = [&](const char* method, const char* pattern, Access access,
-                       asio::awaitable<HttpResponse> (*handle)(ApiContext&, const HttpRequest&)) {
-    router.Add({.method = method,
-                .pattern = pattern,
-                .access = access,
-                .handler = [&context, handle](const HttpRequest& request) { return handle(context, request); }});
-  };
-  add("POST", "/v1/sessions", Access::kWrite, Create);
-  add("GET", "/v1/sessions", Access::kRead, List);
-  add("GET", "/v1/sessions/{id}", Access::kRead, Show);
-  add("DELETE", "/v1/sessions/{id}", Access::kWrite, Remove);
-  add("POST", "/v1/sessions/{id}/context", Access::kWrite, Feed);
-  add("GET", "/v1/sessions/{id}/vectors", Access::kRead, Export);
-  add("PUT", "/v1/sessions/{id}/vectors", Access::kWrite, Import);
+  AddRoutes(router, context,
+            {{"POST", "/v1/sessions", Access::kWrite, Create},
+             {"GET", "/v1/sessions", Access::kRead, List},
+             {"GET", "/v1/sessions/{id}", Access::kRead, Show},
+             {"DELETE", "/v1/sessions/{id}", Access::kWrite, Remove},
+             {"POST", "/v1/sessions/{id}/context", Access::kWrite, Feed},
+             {"GET", "/v1/sessions/{id}/vectors", Access::kRead, Export},
+             {"PUT", "/v1/sessions/{id}/vectors", Access::kWrite, Import}});
 }
 
 }  // namespace pointsman
