@@ -184,9 +184,10 @@ typedef struct pm_neighbour {
   uint32_t row;
 } pm_neighbour;
 
-/* The exact k nearest keys of hidden [rows, H], best first, into found [rows, k]. H is that of the layer. */
-PM_API pm_status pm_memory_search(const pm_memory* memory, int32_t layer, const float* hidden, size_t rows, uint32_t k,
-                                  pm_neighbour* found, pm_error* error);
+/* The exact k nearest keys of hidden [rows, hidden_size], best first, into found [rows, k]. hidden_size is the layer's
+ * H, k is 1 or more. */
+PM_API pm_status pm_memory_search(const pm_memory* memory, int32_t layer, const float* hidden, size_t rows,
+                                  size_t hidden_size, uint32_t k, pm_neighbour* found, pm_error* error);
 
 /* ---- session vectors (online rerouting): one additive vector a layer ---- */
 
@@ -243,6 +244,7 @@ typedef void (*pm_trace_fn)(void* context, const pm_row_trace* trace);
 
 /* hidden [T, H] and logits [T, E], H and E of this layer; logits change in place. Other types than fp32 are widened,
  * computed with in fp32 and rounded once, to the nearest, ties to even; rows that are not written keep their bits.
+ * So does a row that would overflow in being rounded.
  * `hidden_size` and `experts` are what the caller's arrays have; they are held to the tables. */
 PM_API pm_status pm_router_route(pm_router* router, pm_step* step, int32_t layer, const void* hidden,
                                  pm_dtype hidden_type, size_t hidden_size, void* logits, pm_dtype logits_type,
