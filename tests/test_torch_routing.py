@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tiny tensors: a second thread would only wait
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "python"))
 
