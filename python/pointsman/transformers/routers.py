@@ -147,12 +147,14 @@ def _refuse(model: nn.Module, what: str) -> UnsupportedError:
     return UnsupportedError(f"{type(model).__name__}: {what} (transformers {transformers.__version__}); known families: {known}")
 
 
-def _family_of(model: nn.Module, router: nn.Module, path: str) -> Family:
+def _family_of(model: nn.Module, router: nn.Module, path: str, attached: bool) -> Family:
     model_type = model.config.get_text_config().model_type
     family = FAMILIES.get(model_type)
     if family is None:
         raise _refuse(model, f"routers of the model type {model_type!r} are not known: {type(router).__name__} at {path}")
     if isinstance(router, AdaptedRouter):
+        if attached:
+            return router._pointsman_family
         raise UnsupportedError(f"{path}: a memory is attached already; detach it first, or bind several memories by row")
     if type(router) is nn.Linear and model_type in LINEAR_GATES:
         return Family(model_type, family.router, "Linear", logits_alone)
@@ -174,14 +176,15 @@ def _check_block(model: nn.Module, block: nn.Module, path: str) -> None:
         raise _refuse(model, f"the forward of the block at {path} was replaced, by a kernel perhaps; load with use_kernels=False")
 
 
-def find_layers(model: nn.Module) -> list[MoeLayer]:
-    """Every MoE layer, ascending. Refused by name: a model without any, a router that is not known."""
+def find_layers(model: nn.Module, attached: bool = False) -> list[MoeLayer]:
+    """Every MoE layer, ascending. Refused by name: a model without any, a router that is not known, and, unless
+    `attached`, one that has a memory already."""
     layers: list[MoeLayer] = []
     for path, block in _blocks(model):
         router = next((getattr(block, name) for name in ("gate", "router") if hasattr(block, name)), None)
         if router is None:
             raise _refuse(model, f"the MoE block {type(block).__name__} at {path} has neither gate nor router")
-        family = _family_of(model, router, f"{path}.{'gate' if hasattr(block, 'gate') else 'router'}")
+        family = _family_of(model, router, f"{path}.{'gate' if hasattr(block, 'gate') else 'router'}", attached)
         _check_block(model, block, path)
         number = re.search(r"(?:^|\.)layers\.(\d+)\.", f"{path}.")
         if number is None:
@@ -190,6 +193,11 @@ def find_layers(model: nn.Module) -> list[MoeLayer]:
     if not layers:
         raise _refuse(model, "no MoE layer was found")
     return sorted(layers, key=lambda layer: layer.layer)
+
+
+def router_modules(model: nn.Module) -> list[nn.Module]:
+    """The routers of every MoE layer, ascending, adapted or not."""
+    return [layer.router for layer in find_layers(model, attached=True)]
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
