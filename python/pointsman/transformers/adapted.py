@@ -21,7 +21,7 @@ import os
 import threading
 import weakref
 from contextlib import contextmanager
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -232,7 +232,10 @@ class Adapted:
         if not torch.compiler.is_compiling():
             vector = self._local.step.vectors.get(layer)
             if vector is not None:
-                new = new + vector.to(new.dtype)
+                new = (new.float() + vector.to(new.device)).to(new.dtype)
+            observe = getattr(self._local, "observe", None)
+            if observe is not None:
+                observe(layer, logits, new)
         return new
 
     @torch.no_grad()
@@ -299,13 +302,23 @@ class Adapted:
 
     @contextmanager
     def with_vectors(self, vectors: dict[int, Tensor]) -> Iterator[None]:
-        """This thread's passes add `vectors` (layer -> [E], or [T, E] a row) to the logits; gradients reach them."""
+        """This thread's eager passes add `vectors` (layer -> [E], or [T, E] a row) to the logits; gradients reach them."""
         previous = getattr(self._local, "vectors", None)
         self._local.vectors = vectors
         try:
             yield
         finally:
             self._local.vectors = previous
+
+    @contextmanager
+    def observed(self, observe: Callable[[int, Tensor, Tensor], None]) -> Iterator[None]:
+        """This thread's eager passes show each layer's logits, before and after: observe(layer, before, after)."""
+        previous = getattr(self._local, "observe", None)
+        self._local.observe = observe
+        try:
+            yield
+        finally:
+            self._local.observe = previous
 
 
 def _real_columns(mask: Any, batch: int, columns: int, past: int, device: torch.device) -> Tensor:
