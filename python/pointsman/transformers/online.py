@@ -90,8 +90,10 @@ def _spread(rows: Tensor) -> Tensor:
     return rows.square().sum(1).sqrt() + 1e-20
 
 
-def _agreement(rows: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """[B, 1] in 0..1: the cosine between the steps of the context's halves, as a part of FULL_AGREEMENT."""
+def _agreement(rows: Sequence[Tensor], weights: Tensor, steered: Tensor) -> Tensor:
+    """[B, 1] in 0..1: the cosine between the steps of the context's halves, as a part of FULL_AGREEMENT. Over the layers
+    that the context steers [B, layers], whatever the others of the batch do."""
+    rows = [layer * own[:, None, None] for layer, own in zip(rows, steered.unbind(1))]
     head = (weights.cumsum(1) <= 0.5 * weights.sum(1, keepdim=True)).float().unsqueeze(-1)
     first = torch.cat([(layer * head).sum(1) / _spread(layer) for layer in rows], 1)
     second = torch.cat([(layer.sum(1) - (layer * head).sum(1)) / _spread(layer) for layer in rows], 1)
@@ -235,6 +237,7 @@ class Rerouter:
         current = [result.vectors[layer] for layer in self._steered]
         adam = _Adam(current, options.rate)
         done = weights.new_zeros(batch, 1)
+        steered = (self._scales[:, [self.layers.index(layer) for layer in self._steered]] > 0).float()
         last, previous = None, list(current)
         for step in range(options.steps):
             losses, gradients = self._differentiate(result.vectors, weights)
@@ -252,7 +255,7 @@ class Rerouter:
             if options.rule == "adam":
                 moved = adam.step(previous, sums)
             else:
-                rate = options.rate * (_agreement(gradients, weights) if options.rule == "agreement" else weights.new_ones(batch, 1))
+                rate = options.rate * (_agreement(gradients, weights, steered) if options.rule == "agreement" else weights.new_ones(batch, 1))
                 moved = [old - rate * total / _spread(gradient) for old, total, gradient in zip(previous, sums, gradients)]
             scales = [self._scales[:, self.layers.index(layer), None] * (1 - done) for layer in self._steered]
             current = [old + scale * (new - old) for old, new, scale in zip(previous, moved, scales)]
