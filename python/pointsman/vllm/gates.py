@@ -34,6 +34,7 @@ def layer_of(prefix: str) -> int:
 
 def install() -> None:
     import vllm.envs
+    from vllm.config import get_current_vllm_config
     from vllm.model_executor.custom_op import op_registry_oot
     from vllm.model_executor.layers.fused_moe.router.gate_linear import GateLinear
     from vllm.utils.torch_utils import direct_register_custom_op
@@ -46,6 +47,9 @@ def install() -> None:
     @GateLinear.register_oot
     class MemoryGateLinear(GateLinear):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
+            if get_current_vllm_config().use_v2_model_runner:
+                raise RuntimeError("pointsman: vLLM chose its second model runner, whose steps the plug-in does not follow: set "
+                                   "VLLM_USE_V2_MODEL_RUNNER=0")
             super().__init__(*args, **kwargs)
             self.pointsman_layer = layer_of(self.prefix)
 

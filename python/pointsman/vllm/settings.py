@@ -16,6 +16,7 @@ A request (SamplingParams.extra_args, "vllm_xargs" over HTTP): memory (a name; "
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -24,6 +25,8 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
 from typing import Any, Mapping, Optional
+
+import numpy as np
 
 WIRE = "pointsman"  # key of extra_args under which the engine hands a binding to its workers; never a client's
 DEFAULT = "default"  # the name of POINTSMAN_MEMORY
@@ -51,8 +54,7 @@ class Binding:
     memory: Optional[str] = None  # directory
     digest: str = ""  # of the manifest
     strength: float = 1.0
-    session: Optional[str] = None  # file
-    session_digest: str = ""
+    session: Optional[bytes] = None  # what its file held: a later one is another session to later requests
     shadow: bool = False
 
     @property
@@ -60,7 +62,7 @@ class Binding:
         """What the KV of this routing is cached under; "" where it equals the frozen model's."""
         if self.shadow or (self.memory is None and self.session is None):
             return ""
-        return "pointsman:" + sha256_of(json.dumps(asdict(self), sort_keys=True).encode())
+        return "pointsman:" + sha256_of(f"{self.digest} {self.strength!r} {sha256_of(self.session or b'')}".encode())
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)
@@ -134,24 +136,36 @@ class Settings:
         shadow = asked.get("shadow", self.shadow)
         if shadow not in (0, 1, "0", "1", "true", "false"):
             raise ValueError(f"shadow {str(shadow)[:64]!r} is not 0 or 1")
-        session, session_digest = self._session(asked.get("session"))
+        session = self._session(asked.get("session"))
         if directory is None and session is None:
             return None
-        return Binding(directory, self.digests.get(directory or "", ""), strength, session, session_digest,
-                       shadow in (1, "1", "true"))
+        return Binding(directory, self.digests.get(directory or "", ""), strength, session, shadow in (1, "1", "true"))
 
-    def _session(self, name: Any) -> tuple[Optional[str], str]:
+    def _session(self, name: Any) -> Optional[bytes]:
         if name in (None, ""):
-            return None, ""
+            return None
         if self.sessions is None:
             raise ValueError("session: this server was started without POINTSMAN_SESSIONS, the folder of its NAME.npz files")
         if not isinstance(name, str) or not _SESSION_NAME.fullmatch(name) or name.startswith("."):
             raise ValueError(f"session {str(name)[:64]!r} is not a name of letters, digits, '.', '_' and '-'")
         path = pathlib.Path(self.sessions) / f"{name}.npz"
         try:
-            return str(path), sha256_of(path.read_bytes())
+            content = path.read_bytes()
+            vectors_of(content)
         except OSError:
             raise ValueError(f"session {name!r} is not known here") from None
+        except Exception as error:
+            raise ValueError(f"session {name!r} cannot be read ({error}): its file must hold arrays named layer.N, one number an expert") from error
+        return content
+
+
+def vectors_of(content: bytes) -> dict[int, np.ndarray]:
+    """The vectors [E] fp32 by layer of a NAME.npz file."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        vectors = {int(name.removeprefix("layer.")): np.ascontiguousarray(arrays[name], dtype=np.float32) for name in arrays.files}
+    if any(vector.ndim != 1 for vector in vectors.values()):
+        raise ValueError("a vector has more than one dimension")
+    return vectors
 
 
 def is_off() -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional, Sequence
 import numpy as np
 import torch
 
-from .settings import WIRE, Binding, Settings, digest_of, sha256_of, turn_off
+from .settings import WIRE, Binding, Settings, digest_of, turn_off, vectors_of
 
 log = logging.getLogger("vllm.pointsman")
 
@@ -105,13 +105,12 @@ class Steps:
         if wire is None:
             return Live()
         binding = Binding(**wire)
-        memory = session = None
+        memory = None
+        session = vectors_of(binding.session) if binding.session is not None else None
         if binding.memory is not None:
             memory = self.open(binding.memory)
             if digest_of(memory.manifest) != binding.digest:
                 raise RuntimeError(f"{binding.memory} changed while the engine started: start it again")
-        if binding.session is not None:
-            session = read_session(binding.session, binding.session_digest)
         slot = self._router.add_slot(memory, session=session, strength=binding.strength, shadow=binding.shadow)
         return Live(slot, 0, frozenset(memory.layers if memory is not None else ()) | frozenset(session or ()))
 
@@ -175,18 +174,6 @@ def text_of(request: Any, first: int, last: int) -> np.ndarray:
         begin = max(first, offset) - first
         text[begin:begin + len(part)] = part
     return text
-
-
-def read_session(path: str, digest: str) -> dict[int, np.ndarray]:
-    """The vectors [E] fp32 by layer of a NAME.npz file whose content is `digest`."""
-    import io
-    import pathlib
-
-    content = pathlib.Path(path).read_bytes()
-    if sha256_of(content) != digest:
-        raise RuntimeError(f"{path} changed while a request waited")
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {int(name.removeprefix("layer.")): np.ascontiguousarray(arrays[name], dtype=np.float32) for name in arrays.files}
 
 
 # -- the first model runner (CPU; GPU without VLLM_USE_V2_MODEL_RUNNER) --------------------------------------------------
