@@ -5,7 +5,7 @@
                          let a client make the server read any directory
     POINTSMAN_SESSIONS   a folder of NAME.npz files: the rerouting vectors of a session, arrays named "layer.N" [E]
     POINTSMAN_STRENGTH   0..1 (1): of requests that do not say
-    POINTSMAN_SHADOW=1   compute and count, change nothing: of requests that do not say
+    POINTSMAN_SHADOW=1   compute and count, change nothing
     POINTSMAN_DISABLE=1  the plug-in does not load, whatever else is set
     POINTSMAN_ALLOW_REJECTED=1   a memory whose own verdict is `reject` is opened too
 
@@ -34,8 +34,11 @@ OFF_SWITCH = "POINTSMAN_VLLM_OFF"  # a path; the file is there once a memory was
 _SESSION_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-def is_set(value: str) -> bool:
-    return value.strip().lower() not in ("", "0", "false", "off", "no")
+def _is_set(environment: Mapping[str, str], name: str) -> bool:
+    value = environment.get(name, "").strip()
+    if value not in ("", "0", "1"):
+        raise ValueError(f"{name}={value}; set it to 1, or to 0, or unset it")
+    return value == "1"
 
 
 def digest_of(manifest: Mapping[str, Any]) -> str:
@@ -91,8 +94,8 @@ class Settings:
                 raise ValueError(f"POINTSMAN_MEMORIES: {part!r} is not NAME=DIRECTORY (with a name other than {DEFAULT} and none)")
             memories[name.strip()] = os.path.abspath(path.strip())
         strength = _strength(get("POINTSMAN_STRENGTH") or "1", "POINTSMAN_STRENGTH")
-        return cls(memories, get("POINTSMAN_SESSIONS") or None, strength, is_set(get("POINTSMAN_SHADOW")),
-                   is_set(get("POINTSMAN_DISABLE")), is_set(get("POINTSMAN_ALLOW_REJECTED")))
+        return cls(memories, get("POINTSMAN_SESSIONS") or None, strength, _is_set(environment, "POINTSMAN_SHADOW"),
+                   _is_set(environment, "POINTSMAN_DISABLE"), _is_set(environment, "POINTSMAN_ALLOW_REJECTED"))
 
     @property
     def is_on(self) -> bool:
@@ -133,13 +136,13 @@ class Settings:
         if not self.is_on:
             return None
         strength = _strength(asked.get("strength", self.strength), "strength")
-        shadow = asked.get("shadow", self.shadow)
+        shadow = asked.get("shadow", 0)
         if shadow not in (0, 1, "0", "1", "true", "false"):
             raise ValueError(f"shadow {str(shadow)[:64]!r} is not 0 or 1")
         session = self._session(asked.get("session"))
         if directory is None and session is None:
             return None
-        return Binding(directory, self.digests.get(directory or "", ""), strength, session, shadow in (1, "1", "true"))
+        return Binding(directory, self.digests.get(directory or "", ""), strength, session, self.shadow or shadow in (1, "1", "true"))
 
     def _session(self, name: Any) -> Optional[bytes]:
         if name in (None, ""):

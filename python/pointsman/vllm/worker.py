@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from dataclasses import dataclass
-from typing import Any, Callable, Optional, Sequence
+from typing import Any, Callable, Mapping, Optional, Sequence
 
 import numpy as np
 import torch
@@ -45,9 +46,11 @@ class Rows:
 class Steps:
     """The core's router, the memories and the requests of one model runner."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, gates: Mapping[int, tuple[int, int]]) -> None:
+        """gates: layer -> (hidden size, experts) of the routers that this process runs."""
         import pointsman
 
+        self._gates = gates
         self._router = pointsman.Router()
         self._open = functools.partial(pointsman.Memory.open, allow_rejected=settings.allow_rejected)
         self._memories: dict[str, Any] = {}  # by directory
@@ -79,10 +82,11 @@ class Steps:
         bound = [(live, part) for live, part in bound if live.slot]
         if not bound:
             return None
-        self._catch_up(bound, request_of)
         slots = np.zeros(len(tokens), dtype=np.uint32)
         positions = np.zeros(len(tokens), dtype=np.uint32)
         for live, part in bound:
+            if part.position > live.length:  # by the prefix cache
+                self._router.import_gate(live.slot, text_of(request_of(part.request), part.position))
             slots[part.first:part.last] = live.slot
             live.length = part.position + part.last - part.first
             positions[part.first:part.last] = np.arange(part.position, live.length, dtype=np.uint32)
@@ -105,25 +109,21 @@ class Steps:
         if wire is None:
             return Live()
         binding = Binding(**wire)
-        memory = None
-        session = vectors_of(binding.session) if binding.session is not None else None
-        if binding.memory is not None:
-            memory = self.open(binding.memory)
-            if digest_of(memory.manifest) != binding.digest:
-                raise RuntimeError(f"{binding.memory} changed while the engine started: start it again")
+        memory = None if binding.memory is None else self.open(binding.memory)
+        session = None if binding.session is None else vectors_of(binding.session)
+        wrong = None
+        if memory is not None and digest_of(memory.manifest) != binding.digest:
+            wrong = f"{binding.memory} changed while the engine started: start it again"
+        for layer, vector in (session or {}).items():
+            if layer in self._gates and self._gates[layer][1] != len(vector):
+                wrong = f"the session has {len(vector)} numbers for layer {layer}, which has {self._gates[layer][1]} experts"
+        if wrong is not None:  # alike for every request with this salt, so that none reads another routing's KV
+            self.errors += 1
+            log.error("pointsman: a request is served frozen: %s", wrong)
+            return Live()
         slot = self._router.add_slot(memory, session=session, strength=binding.strength, shadow=binding.shadow)
-        return Live(slot, 0, frozenset(memory.layers if memory is not None else ()) | frozenset(session or ()))
-
-    def _catch_up(self, bound: Sequence[tuple[Live, Rows]], request_of: Callable[[str], Any]) -> None:
-        slots, positions, tokens = [], [], []
-        for live, part in bound:
-            if part.position > live.length:
-                count = part.position - live.length
-                slots.append(np.full(count, live.slot, dtype=np.uint32))
-                positions.append(np.arange(live.length, part.position, dtype=np.uint32))
-                tokens.append(text_of(request_of(part.request), live.length, part.position))
-        if slots:
-            self._router.begin_step(np.concatenate(slots), np.concatenate(positions), np.concatenate(tokens))
+        layers = set(memory.layers if memory is not None else ()) | set(session or ())
+        return Live(slot, 0, frozenset(layers & self._gates.keys()))
 
 
 class Step:
@@ -145,12 +145,11 @@ class Step:
             if hidden.dim() != 2 or len(hidden) < self._rows or len(logits) < self._rows:
                 raise RuntimeError(f"layer {layer}: the router was given {tuple(hidden.shape)} for a step of {self._rows} rows: the pass is "
                                    "split (micro-batches, sequence parallelism), which is not supported")
-            read, written = hidden[:self._rows].to("cpu", torch.float32).contiguous(), logits[:self._rows]
-            wide = written if written.dtype == torch.float32 and written.is_contiguous() and written.device.type == "cpu" else (
-                written.to("cpu", torch.float32).contiguous())
-            self._router.route(self._begun, layer, read.numpy(), wide.numpy())
-            if wide is not written:
-                written.copy_(wide)  # an untouched row was widened and comes back with its bits
+            read, written = hidden[:self._rows].contiguous(), logits[:self._rows]
+            dense = written.contiguous()
+            self._router.route(self._begun, layer, read, dense)
+            if dense is not written:
+                written.copy_(dense)
         except Exception as error:  # noqa: BLE001
             self._steps.fail(error)
 
@@ -161,19 +160,15 @@ class Step:
             self._steps.fail(RuntimeError(f"the router of layer {', '.join(map(str, sorted(missed)))} was not run in this pass"))
 
 
-def text_of(request: Any, first: int, last: int) -> np.ndarray:
-    """Token ids [first, last) of a request as the runner holds it; UNKNOWN where there is none."""
-    text = np.full(last - first, UNKNOWN, dtype=np.int32)
-    prompt, mask = request.prompt_token_ids, getattr(request, "prompt_is_token_ids", None)
+def text_of(request: Any, count: int) -> np.ndarray:
+    """The first `count` token ids of a request as the runner holds it; UNKNOWN where there is none."""
+    prompt, mask = request.prompt_token_ids, request.prompt_is_token_ids
     if prompt is None:
         prompt = [UNKNOWN] * request.num_prompt_tokens
     elif mask is not None:
         prompt = [token if known else UNKNOWN for token, known in zip(prompt, mask)]
-    for source, offset in ((prompt, 0), (request.output_token_ids, len(prompt))):
-        part = source[max(0, first - offset):max(0, last - offset)]
-        begin = max(first, offset) - first
-        text[begin:begin + len(part)] = part
-    return text
+    known = [*prompt, *request.output_token_ids][:count]
+    return np.array(known + [UNKNOWN] * (count - len(known)), dtype=np.int32)
 
 
 # -- the first model runner (CPU; GPU without VLLM_USE_V2_MODEL_RUNNER) --------------------------------------------------
@@ -259,9 +254,38 @@ def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: tor
         raise RuntimeError(f"pointsman: the plug-in routes on the CPU; {name} runs on {device.type}, where it was not tested")
     found = gates.find(model)
     first, last = config.model_config.get_layers_start_end_indices(config.parallel_config)
-    steps = Steps(settings)
+    steps = Steps(settings, found)
+    fingerprint = fingerprint_of(name) if settings.memories else None
     for memory_name, directory in settings.memories.items():
         memory = steps.open(directory)
         gates.check(found, memory_name, memory, [layer for layer in memory.layers if first <= layer < last], name)
+        check_fingerprint(memory_name, memory.manifest["fingerprint"], fingerprint, name)
+        verdict = (memory.manifest.get("verdict") or {}).get("verdict", "absent")
+        if verdict != "adopt":
+            log.warning("pointsman: the verdict of memory %r is %s", memory_name, verdict)
     log.info("pointsman: %d routers of %s ask %s", len(found), name, ", ".join(settings.memories) or "sessions")
     return steps
+
+
+def fingerprint_of(model: str) -> Optional[dict[str, str]]:
+    """None where the core knows no fingerprint of this family, or the files are not on this machine as such."""
+    import pointsman
+
+    directory = model
+    if not os.path.isdir(directory):
+        from huggingface_hub import snapshot_download
+
+        directory = snapshot_download(model, local_files_only=True)
+    try:
+        return pointsman.model_fingerprint(directory)
+    except pointsman.Error as error:
+        log.warning("pointsman: %s cannot be held against the memory's fingerprint: %s", model, error)
+        return None
+
+
+def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[str, str]], model: str) -> None:
+    wrong = [f"{field} is {found[field]}, the memory has {wanted[field]}"
+             for field in ("architecture", "config_sha256", "router_sha256", "tokenizer_sha256") if found and found[field] != wanted[field]]
+    if wrong:
+        raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: {'; '.join(wrong)}; name a memory that "
+                           "was built for this model, or `pointsman rebuild --model` this one")
