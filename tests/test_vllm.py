@@ -1,12 +1,18 @@
 """The plug-in inside a real vLLM (python/pointsman/vllm). One run of vllm_checks.py gives what the tests below look at."""
 
+import concurrent.futures
+import contextlib
 import importlib.util
 import json
 import os
-import pathlib
 import shutil
+import signal
+import socket
 import subprocess
-import types
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -29,8 +35,6 @@ def module(name):
     """A file of the plug-in that needs neither vLLM nor torch, without importing the package."""
     spec = importlib.util.spec_from_file_location(f"plugin_{name}", ROOT / f"python/pointsman/vllm/{name}.py")
     loaded = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
     return loaded
@@ -151,8 +155,8 @@ def vllm_model(model, tmp_path_factory):
 def checks(vllm_path, vllm_model, built_memory, corpus, pointsman, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checks")
     other = shutil.copytree(built_memory, folder / "other")
-    some = pointsman.json("docs", "list", other)["documents"][0]
-    pointsman.ok("docs", "remove", other, some["document"] if "document" in some else some["source"])
+    some = next(each for each in pointsman.json("docs", "list", other)["documents"] if each["role"] == "reference")
+    pointsman.ok("docs", "remove", other, "--document", some["document"])
     np.savez(folder / "ada.npz", **{"layer.1": np.random.default_rng(5).standard_normal(8)})
     done = subprocess.run([str(PYTHON), str(ROOT / "tests/vllm_checks.py"), str(vllm_model), str(built_memory), str(other), str(folder)],
                           capture_output=True, text=True, timeout=400,
@@ -228,3 +232,55 @@ def test_an_error_inside_turns_the_memory_off_and_the_engine_goes_on(checks):
     assert after["calls"] == 6  # nothing was asked after it
     assert after["after"][0]["logprobs"] == after["before"][1]["logprobs"]  # frozen, from frozen KV
     assert "turned off by an error" in after["refused"]
+
+
+@pytest.mark.skipif(not os.environ.get("POINTSMAN_VLLM_LONG"), reason="two minutes: POINTSMAN_VLLM_LONG=1 runs it")
+def test_over_http_compiled_in_three_processes(checks, vllm_path, vllm_model, built_memory, pointsman, tmp_path):
+    """Concurrent requests with and without the memory get what the eager engine gave; wrong ones get 400."""
+    with serving(vllm_path, vllm_model, pointsman, tmp_path, POINTSMAN_MEMORIES=f"one={built_memory}") as ask:
+        with concurrent.futures.ThreadPoolExecutor(6) as threads:
+            asked = [(index, xargs) for index in range(6) for xargs in (None, {"memory": "one"}, {"memory": "one", "strength": 0.0})]
+            answers = list(threads.map(lambda each: ask(checks["prompts"][each[0]], each[1]), asked))
+        for (index, xargs), (status, body) in zip(asked, answers):
+            assert status == 200, body
+            expected = checks["memory alone" if xargs == {"memory": "one"} else "plain"][index]
+            assert body["choices"][0]["token_ids"] == expected["tokens"]
+            assert np.abs(np.subtract(body["choices"][0]["logprobs"]["token_logprobs"], expected["logprobs"])).max() < EQUAL
+        status, body = ask(checks["prompts"][1], {"memory": "three"})
+        assert status == 400 and "memory 'three' is not known here" in json.dumps(body)
+
+
+@contextlib.contextmanager
+def serving(path, model, pointsman, folder, **environment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+                    "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen([str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "tiny",
+                                   "--dtype", "float32", "--max-model-len", "128", "--block-size", "32", "--port", str(port)],
+                                  stdout=log, stderr=log, env=pointsman.environment(environment), start_new_session=True)
+
+    def ask(prompt, xargs):
+        body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 12, "ignore_eos": True, "logit_bias": {"0": -100},
+                "logprobs": 1, "return_token_ids": True} | ({"vllm_xargs": xargs} if xargs else {})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    try:
+        for _ in range(240):
+            assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(1)
+        yield ask
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)

@@ -127,7 +127,7 @@ def unsalted():
 
 
 def main():
-    found = {}
+    found: dict = {}
     generator = np.random.default_rng(3)
     import transformers
 
@@ -137,6 +137,7 @@ def main():
     prompts = [ids[start:start + length] for start, length in
                ((2000, 1), (3000, 7), (4000, 23), (5000, 40), (6000, 64), (7000, 71), (8000, 90), (9000, 47), (2500, 100))]
 
+    found["prompts"] = prompts
     # -- without the plug-in -------------------------------------------------------------------------------------------
     llm = engine()
     found["plain"] = run(llm, [(ids, params(prompt=True)) for ids in prompts])

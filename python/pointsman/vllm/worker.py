@@ -263,6 +263,9 @@ def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: tor
         verdict = (memory.manifest.get("verdict") or {}).get("verdict", "absent")
         if verdict != "adopt":
             log.warning("pointsman: the verdict of memory %r is %s", memory_name, verdict)
+    if loses_its_output_layer(model, config.model_config.hf_config):
+        log.error("pointsman: %s ties its output layer to its embeddings, and vLLM's %s does not: its answers are noise, with a memory or "
+                  "without. Serve it with --model-impl transformers, or add lm_head.weight to the checkpoint", name, type(model).__name__)
     log.info("pointsman: %d routers of %s ask %s", len(found), name, ", ".join(settings.memories) or "sessions")
     return steps
 
@@ -289,3 +292,12 @@ def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[
     if wrong:
         raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: {'; '.join(wrong)}; name a memory that "
                            "was built for this model, or `pointsman rebuild --model` this one")
+
+
+def loses_its_output_layer(model: torch.nn.Module, config: Any) -> bool:
+    """vLLM's OLMoE makes an output layer of its own and finds no weights for it in a checkpoint that ties it."""
+    output, embeddings = getattr(model, "lm_head", None), getattr(getattr(model, "model", None), "embed_tokens", None)
+    if not getattr(config, "tie_word_embeddings", False) or output is None or embeddings is None:
+        return False
+    output, embeddings = getattr(output, "weight", None), getattr(embeddings, "weight", None)
+    return output is not None and embeddings is not None and output.shape == embeddings.shape and not torch.equal(output, embeddings)
