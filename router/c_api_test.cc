@@ -1,0 +1,3 @@
+#include "router/c_api.h"
+
+#include <gtest/gtest.h>
