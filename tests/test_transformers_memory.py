@@ -1,0 +1,153 @@
+"""A built memory inside transformers: the model's fingerprint, and the same gain as our own runtime."""
+
+import json
+import math
+import pathlib
+import shutil
+import sys
+
+import pytest
+import torch
+import transformers
+
+torch.set_num_threads(1)
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "python"))
+
+from generation_reader import GenerationReader  # noqa: E402
+from pointsman import fingerprint  # noqa: E402
+from pointsman.errors import MismatchError  # noqa: E402
+from pointsman.transformers import attach  # noqa: E402
+
+
+def load(folder, dtype=torch.float32):
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, experts_implementation="eager").eval()
+
+
+@pytest.fixture(scope="module")
+def hosted(model):
+    return load(model)
+
+
+@pytest.fixture(scope="module")
+def opened(built_memory):
+    return GenerationReader(built_memory)
+
+
+def test_fingerprint_equals_the_runtimes(hosted, model, opened):
+    wanted = opened.manifest["fingerprint"]
+    assert fingerprint.of_model(hosted).items() <= (wanted | {"dtype": "float32"}).items()
+    assert fingerprint.tokenizer_sha256(model / "tokenizer.json") == wanted["tokenizer_sha256"]
+    fingerprint.check(hosted, opened)
+
+
+def test_weights_rounded_in_loading_are_recognised(model, opened, tmp_path):
+    rounded = load(model, torch.bfloat16)
+    fingerprint.check(rounded, opened)  # by the checkpoint that name_or_path tells
+    rounded.config._name_or_path = rounded.name_or_path = ""
+    with pytest.raises(MismatchError, match="router_sha256 is"):
+        fingerprint.check(rounded, opened)
+    fingerprint.check(rounded, opened, checkpoint=model)
+    with torch.no_grad():
+        rounded.model.layers[1].mlp.gate.weight[0, 0] += 1
+    with pytest.raises(MismatchError, match="router_sha256 is"):
+        fingerprint.check(rounded, opened, checkpoint=model)
+
+
+def test_another_model_is_refused_with_both_values(other_model, opened):
+    other, wanted = load(other_model), opened.manifest["fingerprint"]
+    with pytest.raises(MismatchError) as refusal:
+        attach(other, opened)
+    mine = fingerprint.of_model(other)["router_sha256"]
+    assert f"router_sha256 is {mine}, the memory has {wanted['router_sha256']}" in str(refusal.value)
+    assert "config_sha256" not in str(refusal.value) and type(other.model.layers[0].mlp.gate).__name__ == "OlmoeTopKRouter"
+
+
+def test_another_configuration_is_refused(model_copy, opened):
+    config = json.loads((model_copy / "config.json").read_text())
+    (model_copy / "config.json").write_text(json.dumps(config | {"norm_topk_prob": not config.get("norm_topk_prob", False)}))
+    with pytest.raises(MismatchError, match="config_sha256 is .*, the memory has"):
+        attach(load(model_copy), opened)
+
+
+def test_another_tokenizer_is_refused(model_copy, opened):
+    tokenizer = json.loads((model_copy / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"][:2] = reversed(tokenizer["model"]["merges"][:2])
+    (model_copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(MismatchError, match="tokenizer_sha256 is .*, the memory has"):
+        attach(load(model_copy), opened)
+
+
+def ends_of_files(corpus, target, count):
+    """The ends of real files: their beginnings are all the same licence."""
+    target.mkdir()
+    for path in sorted(corpus.rglob("*.h"))[::3]:
+        (target / path.name).write_text(path.read_text()[-count:])
+    return target
+
+
+def test_gain_equals_the_runtimes(pointsman, hosted, model, opened, built_memory, corpus, tmp_path):
+    """The same documents, windows and tokens: frozen and with the memory, transformers against `pointsman eval`."""
+    import tokenizers
+
+    from pointsman.transformers.score import compare, read_documents
+
+    texts = ends_of_files(corpus, tmp_path / "texts", 900)
+    report = pointsman.json("eval", "--model", model, "--memory", built_memory, "--test-corpus", texts, "--variants", "frozen,memory",
+                            "--threads", "1")
+    ours = {variant["name"]: variant for variant in report["variants"]}
+    documents = read_documents([texts], tokenizers.Tokenizer.from_file(str(model / "tokenizer.json")))
+    theirs = compare(hosted, documents, lambda: attach(hosted, opened), end_of_text=0, context=128)
+    assert theirs["tokens"] == report["tokens"] and theirs["counters"]["written"] > 0
+    assert theirs["frozen_nll"] == pytest.approx(ours["frozen"]["nll"], abs=1e-4)
+    assert theirs["gain"] == pytest.approx(ours["memory"]["gain"], abs=1e-5)  # the issue asks for 0.002
+    print(f"gain {theirs['gain']:+.5f}, the runtime's {ours['memory']['gain']:+.5f}, of {theirs['tokens']} tokens")
+    assert abs(ours["memory"]["gain"]) > 0.001  # else equality would say little
+
+
+def rewired_gain(rerouter, plain, windows):
+    """Against `plain` without vectors. Learned from the first half of each window, scored on the second, as the variants `rewiring` and `memory+rewiring`."""
+    totals, count, kept = [0.0, 0.0], 0, 0
+    for inputs, targets in windows:
+        half = len(inputs) // 2
+        if half == 0:
+            continue
+        ids, wanted = torch.tensor([inputs]), torch.tensor([targets])
+        learned = rerouter.learn(ids[:, :half], wanted[:, :half], torch.ones(1, half))
+        tail = torch.ones(1, len(inputs)).index_fill_(1, torch.arange(half), 0.0)
+        for i, (reader, vectors) in enumerate(((plain, {}), (rerouter, learned.vectors))):
+            with torch.no_grad():
+                totals[i] += reader.losses(vectors, ids, wanted, tail).item() * (len(inputs) - half)
+        count += len(inputs) - half
+        kept += learned.kept[0]
+    return (totals[1] - totals[0]) / count, kept
+
+
+@pytest.mark.parametrize("options", [{}, {"rule": "adam", "steps": 5, "rate": 0.05, "layers": "last:1", "guard": True},
+                                     {"rule": "evidence", "steps": 3, "layers": "soft-least"}], ids=lambda options: options.get("rule", "default"))
+def test_online_rerouting_gains_what_the_runtime_gains(options, pointsman, hosted, model, opened, built_memory, corpus, off_domain, tmp_path):
+    import tokenizers
+
+    from pointsman.transformers.bindings import FROZEN
+    from pointsman.transformers.online import Rerouter, ReroutingOptions
+    from pointsman.transformers.score import read_documents, windows
+
+    texts = ends_of_files(corpus, tmp_path / "texts", 250)
+    flags = {"rule": "rule", "steps": "steps", "rate": "lr", "layers": "layers"}
+    arguments = [text for name, flag in flags.items() if name in options for text in (f"--rewire-{flag}", options[name])]
+    report = pointsman.json("eval", "--model", model, "--memory", built_memory, "--test-corpus", texts, "--off-domain", off_domain, "--threads",
+                            "1", "--variants", "frozen,rewiring,memory+rewiring", *arguments,
+                            *(["--rewire-guard", "0"] if "guard" in options else []))
+    ours = {variant["name"]: variant["gain"] for variant in report["variants"]}
+    documents = read_documents([texts], tokenizers.Tokenizer.from_file(str(model / "tokenizer.json")))
+    cut = [window for tokens in documents for window in windows(tokens, 0, 128)]
+    assert sum(len(inputs) for inputs, _ in cut) == report["tokens"]
+    with attach(hosted, opened) as adapted:
+        alone, beside = (Rerouter(adapted, ReroutingOptions(**options), memory) for memory in (FROZEN, None))
+        gain, kept = rewired_gain(alone, alone, cut)
+        assert gain == pytest.approx(ours["rewiring"], abs=1e-4) and abs(gain) > 1e-3
+        assert not options.get("guard") or 0 < kept < len(cut)
+        if "guard" not in options:
+            gain, _ = rewired_gain(beside, alone, cut)
+            assert gain == pytest.approx(ours["memory+rewiring"], abs=1e-4)
+    assert all(parameter.grad is None for parameter in hosted.parameters())
