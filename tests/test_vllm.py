@@ -1,0 +1,286 @@
+"""The plug-in inside a real vLLM (python/pointsman/vllm). One run of vllm_checks.py gives what the tests below look at."""
+
+import concurrent.futures
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+
+PYTHON = ROOT / ".venv-vllm/bin/python"
+PACKAGE = ROOT / "build/release/python"
+ENTRY_POINTS = """[vllm.general_plugins]
+pointsman = pointsman.vllm:register
+
+[vllm.logits_processors]
+pointsman = pointsman.vllm.processor:RequestCheck
+"""
+EQUAL = 1e-4  # of a logprob in nats, between two engines in fp32
+TIE = 1e-3  # a smaller margin may fall either way
+
+
+def module(name):
+    """A file of the plug-in that needs neither vLLM nor torch, without importing the package."""
+    spec = importlib.util.spec_from_file_location(f"plugin_{name}", ROOT / f"python/pointsman/vllm/{name}.py")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+settings = module("settings")
+versions = module("versions")
+
+
+# -- what the environment and a request may say -------------------------------------------------------------------------------
+
+
+def described(**environment):
+    found = settings.Settings.from_environment(environment)
+    found.digests = {directory: f"digest of {directory}" for directory in found.memories.values()}
+    return found
+
+
+def test_nothing_is_on_unless_the_environment_names_a_memory():
+    assert not described().is_on
+    assert not described(POINTSMAN_STRENGTH="0.5", POINTSMAN_SHADOW="1").is_on
+    assert described(POINTSMAN_MEMORY="/m").is_on
+    assert not described(POINTSMAN_MEMORY="/m", POINTSMAN_DISABLE="1").is_on
+    assert described().resolve({"session": "x", "strength": 7}) is None  # another plug-in's arguments
+
+
+def test_a_request_without_arguments_takes_the_default_memory_and_may_refuse_it():
+    found = described(POINTSMAN_MEMORY="/m", POINTSMAN_STRENGTH="0.25")
+    assert found.resolve(None) == settings.Binding("/m", "digest of /m", 0.25)
+    assert found.resolve({"memory": "none"}) is None
+    assert described(POINTSMAN_MEMORIES="a=/m").resolve(None) is None
+
+
+def test_a_memory_chosen_by_path_is_refused():
+    found = described(POINTSMAN_MEMORIES="law=/m, code=/n")
+    assert found.resolve({"memory": "code", "strength": 0.5}).memory == "/n"
+    with pytest.raises(ValueError, match="'/m' is not known here; a request chooses by name: code, law"):
+        found.resolve({"memory": "/m"})
+    with pytest.raises(ValueError, match="started without memories; start it with POINTSMAN_MEMORIES"):
+        described().resolve({"memory": "law"})
+
+
+@pytest.mark.parametrize("environment, message", [
+    ({"POINTSMAN_MEMORIES": "/m"}, "'/m' is not NAME=DIRECTORY"), ({"POINTSMAN_STRENGTH": "2"}, "POINTSMAN_STRENGTH '2'"),
+    ({"POINTSMAN_SHADOW": "yes"}, "POINTSMAN_SHADOW=yes; set it to 1")])
+def test_an_environment_that_cannot_be_read_is_refused(environment, message):
+    with pytest.raises(ValueError, match=message):
+        described(**environment)
+
+
+def test_a_missing_memory_is_named_at_the_start(tmp_path):
+    found = described(POINTSMAN_MEMORY=str(tmp_path))
+    with pytest.raises(ValueError, match=f"memory 'default': {tmp_path}/MANIFEST.json cannot be read .* `pointsman build`"):
+        found.read_manifests()
+
+
+def test_a_salt_differs_with_all_that_changes_routing_and_with_nothing_else(tmp_path):
+    np.savez(tmp_path / "ada.npz", **{"layer.1": np.ones(8)})
+    np.savez(tmp_path / "eve.npz", **{"layer.1": np.zeros(8)})
+    found = described(POINTSMAN_MEMORIES="a=/m,b=/n", POINTSMAN_SESSIONS=str(tmp_path))
+    asked = [{"memory": "a"}, {"memory": "b"}, {"memory": "a", "strength": 0.5}, {"memory": "a", "session": "ada"},
+             {"memory": "a", "session": "eve"}, {"session": "ada"}]
+    salts = [found.resolve(each).salt for each in asked]
+    assert len(set(salts)) == len(salts) and all(salts)
+    assert salts == [found.resolve(each).salt for each in asked]
+    assert found.resolve({"memory": "a", "shadow": 1}).salt == ""  # writes nothing: shares the frozen model's KV
+    before = found.resolve({"memory": "a"}).salt
+    found.digests["/m"] = "a later generation"
+    assert found.resolve({"memory": "a"}).salt != before
+
+
+def test_a_session_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "bad.npz").write_bytes(b"PK nothing")
+    np.savez(tmp_path / "flat.npz", **{"layer.1": np.ones((2, 8))})
+    found = described(POINTSMAN_SESSIONS=str(tmp_path))
+    for name, message in (("bad", "cannot be read"), ("flat", "more than one dimension"), ("gone", "not known here"), ("../x", "not a name"),
+                          (".x", "not a name"), (7, "not a name")):
+        with pytest.raises(ValueError, match=message):
+            found.resolve({"session": name})
+
+
+def test_other_versions_are_refused_with_the_tested_ones():
+    versions.check("0.32.0+cpu")
+    with pytest.raises(RuntimeError, match="vLLM 0.33.1 is not tested with this plug-in: install vLLM 0.32.0"):
+        versions.check("0.33.1")
+
+
+# -- inside vLLM --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def vllm_path(tmp_path_factory):
+    """PYTHONPATH under which vLLM finds the package of the build tree as if it had been installed."""
+    if not PYTHON.exists():
+        pytest.skip("vLLM is not here: tools/setup vllm installs it into .venv-vllm (3.5 GB)")
+    if not PACKAGE.exists():
+        pytest.fail(f"{PACKAGE} is not built: cmake --preset release && cmake --build build/release --target pointsman_python")
+    installed = tmp_path_factory.mktemp("installed") / "pointsman-0.1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: pointsman\nVersion: 0.1.0\n")
+    (installed / "entry_points.txt").write_text(ENTRY_POINTS)
+    return f"{PACKAGE}:{installed.parent}"
+
+
+@pytest.fixture(scope="module")
+def vllm_model(model, tmp_path_factory):
+    """vLLM's OLMoE reads the output layer from the checkpoint even where it is tied."""
+    import safetensors.torch
+
+    copy = shutil.copytree(model, tmp_path_factory.mktemp("vllm") / "model")
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    safetensors.torch.save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.fixture(scope="module")
+def checks(vllm_path, vllm_model, built_memory, corpus, pointsman, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checks")
+    other = shutil.copytree(built_memory, folder / "other")
+    some = next(each for each in pointsman.json("docs", "list", other)["documents"] if each["role"] == "reference")
+    pointsman.ok("docs", "remove", other, "--document", some["document"])
+    np.savez(folder / "ada.npz", **{"layer.1": np.random.default_rng(5).standard_normal(8)})
+    done = subprocess.run([str(PYTHON), str(ROOT / "tests/vllm_checks.py"), str(vllm_model), str(built_memory), str(other), str(folder)],
+                          capture_output=True, text=True, timeout=400,
+                          env=pointsman.environment({"PYTHONPATH": vllm_path, "CHECK_TEXT": str(corpus)}))
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def bits(outputs):
+    return [(output["tokens"], output["logprobs"], output["prompt"]) for output in outputs]
+
+
+def test_what_writes_nothing_leaves_vllm_as_it_is_bit_for_bit(checks):
+    for name in ("frozen", "strength 0", "shadow"):
+        assert bits(checks[name]) == bits(checks["plain"]), name
+    assert checks["counters before"]["written"] == 0 and checks["counters before"]["rows"] > 0
+
+
+def test_a_memory_fires(checks):
+    assert checks["counters after"]["written"] > 100
+    assert sum(a != b for a, b in zip(bits(checks["memory alone"]), bits(checks["plain"]))) >= 5
+
+
+def test_greedy_tokens_equal_transformers_with_the_same_changes(checks):
+    """25 requests of five bindings, chunked, batched and preempted."""
+    assert checks["preempted"] > 0
+    ties = 0
+    for output in checks["mixed"]:
+        reference = output["reference"]
+        for said, expected, margin in zip(output["tokens"], reference["tokens"], reference["margins"]):
+            assert said == expected or margin < TIE
+            ties += said != expected
+        assert np.abs(np.subtract(output["logprobs"], reference["logprobs"])).max() < EQUAL, output["asked"]
+    assert ties <= 2
+    assert len({tuple(output["tokens"]) for output in checks["mixed"]}) > 5
+
+
+def test_a_routing_reads_no_kv_of_another(checks):
+    """The same prompt: frozen, memory, memory, frozen, half, half, memory and session, shadow."""
+    first = [output["logprobs"] for output in checks["salted"]]
+    frozen, memory, half, session = (output["logprobs"] for output in checks["salted alone"])
+    expected = [frozen, memory, memory, frozen, half, half, session, frozen]
+    assert np.abs(np.subtract(first, expected)).max() < EQUAL
+    assert [output["cached"] > 0 for output in checks["salted"]] == [False, False, True, True, False, True, False, True]
+    assert len({values[0] for values in (frozen, memory, half, session)}) == 4  # else the test could not fail
+
+
+def test_without_the_salt_it_would(checks):
+    frozen, memory = checks["unsalted"]
+    assert memory["cached"] > 0
+    assert abs(memory["logprobs"][0] - checks["unsalted alone"][0]["logprobs"][0]) > 10 * EQUAL
+
+
+def test_a_clients_own_salt_is_kept_beside_ours(checks):
+    assert [output["cached"] > 0 for output in checks["own salts"]] == [False, True, False, False]
+
+
+def test_what_a_request_may_not_ask_is_refused_in_its_words(checks):
+    assert all(checks["refused"].values()), checks["refused"]
+    assert "a request chooses by name: one, two" in checks["refused"]['{"memory": "three"}']
+    assert bits([checks["forged"]])[0][:2] == bits(checks["plain"])[5][:2]
+
+
+def test_beams_are_routed_with_the_default_memory(checks):
+    for beam in checks["beams"]:
+        assert abs(beam["said"] - beam["one"]) < EQUAL * beam["tokens"]
+    assert any(abs(beam["said"] - beam["frozen"]) > 10 * EQUAL for beam in checks["beams"])
+
+
+def test_an_error_inside_turns_the_memory_off_and_the_engine_goes_on(checks):
+    after = checks["after error"]
+    assert after["counters"]["errors"] == 1 and after["counters"]["off"] == 1
+    assert after["calls"] == 6  # nothing was asked after it
+    assert after["after"][0]["logprobs"] == after["before"][1]["logprobs"]  # frozen, from frozen KV
+    assert "turned off by an error" in after["refused"]
+
+
+@pytest.mark.skipif(not os.environ.get("POINTSMAN_VLLM_LONG"), reason="two minutes: POINTSMAN_VLLM_LONG=1 runs it")
+def test_over_http_compiled_in_three_processes(checks, vllm_path, vllm_model, built_memory, pointsman, tmp_path):
+    """Concurrent requests with and without the memory get what the eager engine gave; wrong ones get 400."""
+    with serving(vllm_path, vllm_model, pointsman, tmp_path, POINTSMAN_MEMORIES=f"one={built_memory}") as ask:
+        with concurrent.futures.ThreadPoolExecutor(6) as threads:
+            asked = [(index, xargs) for index in range(6) for xargs in (None, {"memory": "one"}, {"memory": "one", "strength": 0.0})]
+            answers = list(threads.map(lambda each: ask(checks["prompts"][each[0]], each[1]), asked))
+        for (index, xargs), (status, body) in zip(asked, answers):
+            assert status == 200, body
+            expected = checks["memory alone" if xargs == {"memory": "one"} else "plain"][index]
+            assert body["choices"][0]["token_ids"] == expected["tokens"]
+            assert np.abs(np.subtract(body["choices"][0]["logprobs"]["token_logprobs"], expected["logprobs"])).max() < EQUAL
+        status, body = ask(checks["prompts"][1], {"memory": "three"})
+        assert status == 400 and "memory 'three' is not known here" in json.dumps(body)
+
+
+@contextlib.contextmanager
+def serving(path, model, pointsman, folder, **environment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "1", "VLLM_CPU_KVCACHE_SPACE": "1",
+                    "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen([str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--served-model-name", "tiny",
+                                   "--dtype", "float32", "--max-model-len", "128", "--block-size", "32", "--port", str(port)],
+                                  stdout=log, stderr=log, env=pointsman.environment(environment), start_new_session=True)
+
+    def ask(prompt, xargs):
+        body = {"model": "tiny", "prompt": prompt, "temperature": 0, "max_tokens": 12, "ignore_eos": True, "logit_bias": {"0": -100},
+                "logprobs": 1, "return_token_ids": True} | ({"vllm_xargs": xargs} if xargs else {})
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+    try:
+        for _ in range(240):
+            assert server.poll() is None, (folder / "server.log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
+                break
+            except OSError:
+                time.sleep(1)
+        yield ask
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(60)
