@@ -41,6 +41,9 @@ nb::ndarray<nb::ro> Import(const char* name, nb::handle array, Access access) {
   } else if (access == Access::kWrite) {
     Refuse(name, "is read-only, but it is what changes; pass a writable array");
   }
+  if (access == Access::kWrite && nb::getattr(array, "requires_grad", nb::none()).is(nb::handle(Py_True))) {
+    Refuse(name, "needs gradients, which a change in place would make wrong; pass .detach(), or use torch_routing");
+  }
   if (imported.device_type() != nb::device::cpu::value) {
     Refuse(name, "is not on the CPU; use pointsman.torch_routing on accelerators, or pass .cpu()");
   }
