@@ -2,6 +2,15 @@
 # the reference model, the unit and its configuration.
 include(GNUInstallDirs)
 
+if(SKBUILD)
+  # The wheel: the binary alone, and the version of torch whose libraries pointsman/command.py finds for it.
+  install(TARGETS pointsman RUNTIME DESTINATION pointsman/bin COMPONENT python)
+  string(REGEX MATCH "^[0-9.]+" POINTSMAN_TORCH_VERSION ${Torch_VERSION})
+  file(WRITE ${CMAKE_BINARY_DIR}/torch_version "${POINTSMAN_TORCH_VERSION}\n")
+  install(FILES ${CMAKE_BINARY_DIR}/torch_version DESTINATION pointsman/bin COMPONENT python)
+  return()
+endif()
+
 set(POINTSMAN_LIBRARY_FOLDER ${CMAKE_INSTALL_LIBDIR}/pointsman)
 set_target_properties(pointsman PROPERTIES INSTALL_RPATH "$ORIGIN/../${POINTSMAN_LIBRARY_FOLDER}")
 install(TARGETS pointsman RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})

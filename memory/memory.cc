@@ -7,7 +7,6 @@
 
 #include "memory/generation.h"
 #include "memory/memory_paths.h"
-#include "memory/rocksdb_store.h"
 
 namespace pointsman {
 namespace {
@@ -108,10 +107,6 @@ MemoryStats Memory::stats() const {
   stats.derived_bytes = BytesUnder(GenerationPath(directory_, manifest_.generation));
   stats.truth_bytes = BytesUnder(TruthPath(directory_));
   return stats;
-}
-
-Result<std::unique_ptr<EntryStore>> Memory::OpenTruth() const {
-  return RocksDbStore::OpenReadOnly(TruthPath(directory_));
 }
 
 Result<std::string> Memory::CheckFingerprint(const Fingerprint& model) const {

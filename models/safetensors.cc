@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 
+#include "memory/small_floats.h"
 #include "models/json_text.h"
 
 namespace pointsman {
@@ -137,25 +138,6 @@ bool IsPlainFileName(const std::string& name) {
          name.find('\\') == std::string::npos && name.find('\0') == std::string::npos;
 }
 
-float HalfToFloat(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t magnitude = half & 0x7fff;
-  constexpr float kSmallestSubnormal = 5.9604644775390625e-8f;  // 2^-24
-  uint32_t bits = 0;
-  if (magnitude < 0x400) {
-    const float value = static_cast<float>(magnitude) * kSmallestSubnormal;
-    std::memcpy(&bits, &value, sizeof bits);
-  } else if (magnitude < 0x7c00) {
-    bits = (magnitude << 13) + ((127u - 15u) << 23);
-  } else {
-    bits = 0x7f800000 | magnitude << 13;
-  }
-  bits |= sign;
-  float out;
-  std::memcpy(&out, &bits, sizeof out);
-  return out;
-}
-
 template <typename Bits>
 Bits LoadBits(const std::byte* bytes, uint64_t index) {
   Bits value;
@@ -200,10 +182,7 @@ Status WidenToFloat(const TensorView& tensor, uint64_t first, std::span<float> o
       for (size_t i = 0; i < out.size(); ++i) out[i] = HalfToFloat(LoadBits<uint16_t>(source, i));
       return {};
     case TensorType::kBF16:
-      for (size_t i = 0; i < out.size(); ++i) {
-        const uint32_t bits = static_cast<uint32_t>(LoadBits<uint16_t>(source, i)) << 16;
-        std::memcpy(&out[i], &bits, sizeof bits);
-      }
+      for (size_t i = 0; i < out.size(); ++i) out[i] = BFloat16ToFloat(LoadBits<uint16_t>(source, i));
       return {};
     default:
       return Error{

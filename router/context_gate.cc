@@ -52,4 +52,11 @@ std::vector<float> GateState::History(const GateView& gate) const {
   return values;
 }
 
+std::vector<int32_t> GateState::Tokens() const {
+  std::vector<int32_t> tokens;
+  tokens.reserve(seen_.size());
+  for (const Seen& seen : seen_) tokens.push_back(seen.token);
+  return tokens;
+}
+
 }  // namespace pointsman

@@ -32,6 +32,7 @@ class GateState {
   uint32_t recorded() const { return static_cast<uint32_t>(seen_.size()); }
   // G after each recorded position.
   std::vector<float> History(const GateView& gate) const;
+  std::vector<int32_t> Tokens() const;  // by recorded position
 
  private:
   float Value(const GateView& gate, size_t position) const;

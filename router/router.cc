@@ -108,6 +108,33 @@ std::vector<float> Router::GateHistory(uint32_t slot) const {
   return gate.enabled ? live->gate.History(gate) : std::vector<float>(live->length, 1.0f);
 }
 
+bool Router::IsLive(uint32_t slot) const { return impl_->slots.Find(slot) != nullptr; }
+
+uint32_t Router::SlotLength(uint32_t slot) const {
+  const Slot* live = impl_->slots.Find(slot);
+  return live == nullptr ? 0 : live->length;
+}
+
+std::vector<int32_t> Router::SlotTokens(uint32_t slot) const {
+  const Slot* live = impl_->slots.Find(slot);
+  if (live == nullptr) return {};
+  std::vector<int32_t> tokens = live->gate.Tokens();
+  tokens.resize(live->length, kNoToken);
+  return tokens;
+}
+
+void Router::RestoreSlot(uint32_t slot, std::span<const int32_t> tokens) {
+  Slot* live = impl_->slots.Find(slot);
+  if (live == nullptr) return;
+  live->length = static_cast<uint32_t>(tokens.size());
+  live->gate.Truncate(0);
+  const auto& tables = live->binding.tables;
+  if (tables == nullptr || !tables->gate.enabled) return;
+  for (uint32_t position = 0; position < live->length; ++position) {
+    live->gate.Append(tables->gate, position, tokens[position]);
+  }
+}
+
 Status Router::Impl::CheckRows(std::span<const uint32_t> row_slots, std::span<const uint32_t> positions) {
   next_position.assign(slots.bound(), -1);
   for (size_t row = 0; row < row_slots.size(); ++row) {

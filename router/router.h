@@ -89,6 +89,9 @@ class Router {
   // Replaces the session vectors (null: none) from the next step on; the gate's state stays. REQUIRES: slot is live.
   void SetSession(uint32_t slot, std::shared_ptr<const SessionVectors> session);
 
+  bool IsLive(uint32_t slot) const;
+  uint32_t SlotLength(uint32_t slot) const;  // positions it has seen; 0 if it is not live
+
   // tokens is [T] or empty; a negative one is unknown. Nothing changes on error.
   // Errors (kInvalidArgument): lengths differ, an unknown slot, positions of one sequence not ascending one by one,
   // a position that skips over unseen ones.
@@ -115,6 +118,11 @@ class Router {
 
   // Gate value after each position of a slot so far (G per position), for reports.
   std::vector<float> GateHistory(uint32_t slot) const;
+  // What a slot's gate depends on: its tokens so far, kNoToken where they are unknown (without memory or gate: all).
+  std::vector<int32_t> SlotTokens(uint32_t slot) const;
+  // Puts a slot after `tokens`, whatever it had seen: the same bits as if they had been in steps. A step that has begun
+  // goes on with the gates that it has. REQUIRES: slot is live.
+  void RestoreSlot(uint32_t slot, std::span<const int32_t> tokens);
 
  private:
   struct Impl;

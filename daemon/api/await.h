@@ -18,13 +18,23 @@
 
 namespace pointsman {
 
-// Runs `work` on a compute thread and gives its result; the network thread is free meanwhile.
+// What OnCompute runs. GCC 12 destroys a lambda that is written inside a co_await expression twice (its bug 101367),
+// and with it what it captures by value: such a lambda gets a name first, and is copied. References alone do no harm.
 template <typename Work>
-boost::asio::awaitable<std::invoke_result_t<Work>> OnCompute(boost::asio::thread_pool& pool, Work work) {
+concept ComputeWork = std::is_lvalue_reference_v<Work> || std::is_trivially_destructible_v<Work>;
+
+template <typename Work>
+boost::asio::awaitable<std::invoke_result_t<Work>> RunOnCompute(boost::asio::thread_pool& pool, Work work) {
   using Value = std::invoke_result_t<Work>;
   // Held by value in the coroutine's frame: the caller may be gone when it runs.
   auto run = [work = std::move(work)]() mutable -> boost::asio::awaitable<Value> { co_return work(); };
   co_return co_await boost::asio::co_spawn(pool, std::move(run), boost::asio::use_awaitable);
+}
+
+// Runs `work` on a compute thread and gives its result; the network thread is free meanwhile.
+template <ComputeWork Work>
+auto OnCompute(boost::asio::thread_pool& pool, Work&& work) {
+  return RunOnCompute<std::remove_cvref_t<Work>>(pool, std::forward<Work>(work));
 }
 
 // What another thread tells a waiting handler, in order. Bounded by `capacity`, which must hold all that is sent.

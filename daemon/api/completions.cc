@@ -204,7 +204,7 @@ asio::awaitable<HttpResponse> Whole(std::shared_ptr<Running> run) {
     }
   }
   KeepSession(*run);
-  co_return co_await OnCompute(run->context.compute, [run] {
+  const auto answer = [run] {
     std::vector<json> explain(run->choices.size());
     if (run->request.explain) {
       for (size_t i = 0; i < explain.size(); ++i)
@@ -212,7 +212,8 @@ asio::awaitable<HttpResponse> Whole(std::shared_ptr<Running> run) {
     }
     return JsonResponse(CompletionJson(run->head, run->choices, explain, run->prompt_tokens, run->Summary(),
                                        run->context.model.tokenizer()));
-  });
+  };
+  co_return co_await OnCompute(run->context.compute, answer);
 }
 
 // Sends a ping into the mailbox while nothing else happens, so that proxies keep the connection.

@@ -1,0 +1,15 @@
+# Links every entry of the folder FROM into the folder TO and removes links whose entry is gone:
+#   cmake -DFROM=python/pointsman -DTO=build/release/python/pointsman -P LinkFiles.cmake
+file(GLOB entries RELATIVE ${FROM} ${FROM}/*)
+list(REMOVE_ITEM entries __pycache__)
+file(GLOB there RELATIVE ${TO} ${TO}/*)
+foreach(name IN LISTS there)
+  if(IS_SYMLINK ${TO}/${name} AND NOT EXISTS ${FROM}/${name})
+    file(REMOVE ${TO}/${name})
+  endif()
+endforeach()
+foreach(name IN LISTS entries)
+  if(NOT EXISTS ${TO}/${name})
+    file(CREATE_LINK ${FROM}/${name} ${TO}/${name} SYMBOLIC)
+  endif()
+endforeach()
