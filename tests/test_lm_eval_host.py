@@ -10,7 +10,7 @@ import torch
 
 torch.set_num_threads(1)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
+sys.path.insert(0, str(ROOT / "build/release/python"))
 pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install lm_eval accelerate")
 pytest.importorskip("accelerate", reason="accelerate, which lm_eval's hf model needs, is not installed")
 

@@ -10,7 +10,7 @@ import torch
 
 torch.set_num_threads(1)  # tiny tensors: a second thread would only wait
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
+sys.path.insert(0, str(ROOT / "build/release/python"))
 
 from host_memories import TableMemory, open_gate  # noqa: E402
 from pointsman import torch_routing as tr  # noqa: E402

@@ -11,7 +11,7 @@ import transformers
 
 torch.set_num_threads(1)  # tiny tensors: a second thread would only wait
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "python"))
+sys.path.insert(0, str(ROOT / "build/release/python"))
 
 from host_memories import TableMemory, open_gate  # noqa: E402
 from pointsman.errors import Error, UnsupportedError  # noqa: E402

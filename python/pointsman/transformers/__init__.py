@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any, Optional
 
 from .adapted import Adapted
@@ -34,6 +35,8 @@ def attach(model: Any, memory: Any = None, *, strength: Optional[float] = None, 
         from pointsman import Memory
 
         memory = Memory.open(os.fspath(memory), allow_rejected=allow_rejected)
+    if getattr(memory, "output", None) is not None:
+        warnings.warn("the memory's output part does not vote in this host: only its routing acts", stacklevel=2)
     if strength is None:
         strength = float(os.environ.get("POINTSMAN_STRENGTH", "1"))
     if memory is not None and check_fingerprint:

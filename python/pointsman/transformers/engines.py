@@ -163,9 +163,9 @@ class CoreEngine:
 
     def route(self, step: Step, layer: int, hidden: Tensor, logits: Tensor) -> Tensor:
         begun = self._begin(step)
-        new = logits.detach().to(torch.float32, copy=True).contiguous()  # changed in place
-        self._router().route(begun, layer, hidden.detach().float().contiguous().numpy(), new.numpy())
-        return new.to(logits.dtype)
+        new = logits.detach().clone(memory_format=torch.contiguous_format)  # changed in place, in the host's type
+        self._router().route(begun, layer, hidden.detach().contiguous(), new)
+        return new
 
     def counters(self) -> dict[str, int]:
         with self._lock:

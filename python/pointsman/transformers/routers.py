@@ -221,4 +221,4 @@ def check_selection(layer: MoeLayer) -> None:
         a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
     if not same:
         raise UnsupportedError(f"{layer.path}: transformers {transformers.__version__} routes a {layer.family.model_type} in a way "
-                               f"that is not known here; use a tested version (5.19 to 5.23)")
+                               f"that is not known here; use a tested version (5.19 to 5.23; 4.57 but for gpt_oss and deepseek_v2)")

@@ -1,0 +1,172 @@
+"""Tokens per second of a transformers model with and without a memory, prefill and decode: a child of `pointsman bench hosts`.
+
+    python tools/bench/hosts_transformers.py --memory DIR [--layers 16] [--batch 1,8,32] [--engine auto] [--threads N]
+
+OLMoE-1B-7B's widths with random weights; the layers share one layer's expert and attention weights, so that the model fits a
+small machine (their routers are their own). The memory may be any of that shape, `pointsman bench hosts` makes a random one
+whose gate is always open; `--memory none` makes one in RAM for the torch engine. Passes with and without the memory take
+turns, the medians of both are compared. Prints one JSON document: {"runs": [{"host", "batch", "memory", "tokens_per_s",
+"overhead", ...}]} (schemas/bench_hosts.schema.json); the time in the adapter is split into routing (engine) and the rest.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from typing import Any, Callable
+
+import numpy as np
+import torch
+import transformers
+
+from pointsman.transformers import Adapted, Binding, attach
+
+
+def shared_layers_model(layers: int, dtype: torch.dtype) -> Any:
+    config = transformers.OlmoeConfig(
+        vocab_size=50304, hidden_size=2048, intermediate_size=1024, num_hidden_layers=1, num_attention_heads=16, num_key_value_heads=16,
+        num_experts=64, num_experts_per_tok=8, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None, pad_token_id=1)
+    with torch.device("meta"):
+        model = transformers.OlmoeForCausalLM(config)
+    model = model.to(dtype).to_empty(device="cpu")
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.tie_weights()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1) if weight.dim() == 1 else weight.uniform_(-1, 1, generator=generator).mul_((3 / weight.shape[-1]) ** 0.5)
+    first = model.model.layers[0]
+    for index in range(1, layers):
+        layer = copy.deepcopy(first, {id(weight): weight for weight in first.parameters()})
+        layer.self_attn.layer_idx = index
+        layer.mlp.gate.weight = torch.nn.Parameter(torch.randn(64, 2048, generator=generator).mul_(2048**-0.5).to(dtype))
+        model.model.layers.append(layer)
+    config.num_hidden_layers = layers
+    return model.eval()
+
+
+class RandomMemory:
+    """Entries in RAM, always open, for the torch engine."""
+
+    def __init__(self, layers: int, entries: int) -> None:
+        random = np.random.default_rng(1)
+        self.layers, self.hidden_size, self.experts, self.top_k, self.value_kind = list(range(layers)), 2048, 64, 0, "delta"
+        self.manifest, self.gate = {"value_kind": "delta"}, {"enabled": False}
+        codes = random.integers(-127, 128, (entries, 64), dtype=np.int8)
+        self._tables = {
+            "mean": random.uniform(-0.1, 0.1, 2048).astype(np.float32), "projection": random.uniform(-1, 1, (64, 2048)).astype(np.float32),
+            "codes": codes, "code_scales": (1 / np.linalg.norm(codes.astype(np.float32), axis=1)).astype(np.float32),
+            "values": random.integers(-127, 128, (entries, 64), dtype=np.int8), "value_scales": np.full(entries, 0.01, np.float32),
+            "k": 32, "tau": 0.5, "tau2": 0.5, "scale": 1.0, "confidence": "mean_similarity"}
+
+    def tables(self, layer: int) -> dict[str, Any]:
+        return self._tables
+
+
+# The processor time where one thread computes: what an idle machine's wall time is, whatever others do (bench_clock.h).
+now = time.perf_counter
+
+
+class Clock:
+    """Adds up the time that an engine routes."""
+
+    def __init__(self, adapted: Adapted) -> None:
+        self.seconds, self._route = 0.0, adapted.engine.route
+        adapted.engine.route = self.route  # type: ignore[method-assign]
+
+    def route(self, *arguments: Any) -> Any:
+        begin = now()
+        try:
+            return self._route(*arguments)
+        finally:
+            self.seconds += now() - begin
+
+
+def timed(work: Callable[[], Any]) -> float:
+    begin = now()
+    work()
+    return now() - begin
+
+
+@torch.no_grad()
+def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, rounds: int) -> list[dict[str, Any]]:
+    generator = torch.Generator().manual_seed(batch)
+    ids = torch.randint(2, 50304, (batch, prompt), generator=generator)
+    seconds: dict[tuple[str, bool], list[float]] = {(phase, on): [] for phase in ("prefill", "decode") for on in (False, True)}
+    routing: dict[str, list[float]] = {"prefill": [], "decode": []}
+    binding = dict(check_fingerprint=False, engine=engine)
+    caches = {}
+    for on in (False, True):  # a cache of each kind of text so far, and the first pass of everything
+        with attach(model, memory, **binding) as adapted, adapted.bind(Binding(memory) if on else None):
+            caches[on] = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    for round_ in range(rounds):
+        for on in ((False, True) if round_ % 2 == 0 else (True, False)):
+            adapted = attach(model, memory, **binding) if on else None
+            clock = Clock(adapted) if adapted else None
+            token = torch.randint(2, 50304, (batch, 1), generator=generator)
+            for phase, work in (("decode", lambda: model(input_ids=token, past_key_values=caches[on], logits_to_keep=1)),
+                                ("prefill", lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1))):
+                if clock:
+                    clock.seconds = 0.0
+                if adapted:
+                    if phase == "decode" and round_ == 0:
+                        work()  # a new engine makes its slots and its tables
+                        caches[on].crop(-1)
+                    clock.seconds = 0.0
+                seconds[phase, on].append(timed(work))
+                if clock:
+                    routing[phase].append(clock.seconds)
+            caches[on].crop(-1)
+            if adapted:
+                adapted.detach()
+    runs = []
+    for phase in ("decode", "prefill"):
+        tokens = batch * (prompt if phase == "prefill" else 1)
+        plain, routed = (statistics.median(seconds[phase, on]) for on in (False, True))
+        common = {"host": "transformers", "phase": phase, "batch": batch, "prompt": prompt}
+        runs.append(common | {"memory": False, "tokens_per_s": tokens / plain, "overhead": 0.0})
+        runs.append(common | {"memory": True, "tokens_per_s": tokens / routed, "overhead": routed / plain - 1,
+                              "routing": statistics.median(routing[phase]) / plain})
+    return runs
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--memory", required=True, help="a memory of OLMoE-1B-7B's shape, or none")
+    parser.add_argument("--entries", type=int, default=100_000, help="a layer, with --memory none")
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--batch", default="1,8,32")
+    parser.add_argument("--prompt", type=int, default=64, help="tokens of each sequence")
+    parser.add_argument("--rounds", type=int, default=7, help="pairs of passes; medians are compared")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--engine", default="auto", choices=("auto", "core", "torch"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.threads == 1:
+        global now
+        now = time.process_time
+    if options.memory == "none":
+        memory: Any = RandomMemory(options.layers, options.entries)
+    else:
+        from pointsman import Memory
+
+        memory = Memory.open(options.memory)
+    model = shared_layers_model(options.layers, getattr(torch, options.dtype))
+    runs = []
+    for batch in map(int, options.batch.split(",")):
+        runs += measure(model, memory, options.engine, batch, options.prompt, options.rounds)
+        for run in runs[-4:]:
+            print(f"{run['phase']} batch {batch} memory {run['memory']}: {run['tokens_per_s']:.2f} tokens/s, overhead {run['overhead']:+.1%}",
+                  file=sys.stderr, flush=True)
+    tables = memory.tables(memory.layers[0])
+    json.dump({"runs": runs, "layers": options.layers, "entries_per_layer": int(np.shape(tables["codes"])[0]), "threads": options.threads,
+               "dtype": options.dtype, "engine": options.engine, "transformers": transformers.__version__}, sys.stdout)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
