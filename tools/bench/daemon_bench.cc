@@ -252,6 +252,8 @@ Status BenchOverload(const DaemonBenchOptions& options, const RouteWork& work, j
   report["overload"] = {{"holds_per_s", full.requests_per_s()},
                         {"offered_per_s", plan.rate},
                         {"accepted_per_s", heavy.requests_per_s()},
+                        {"sent_per_s", static_cast<double>(heavy.sent) / heavy.window_s},
+                        {"lag_p99_ms", Quantile(heavy.lag_ms, 0.99)},
                         {"refused_per_s", static_cast<double>(heavy.refused) / heavy.seconds},
                         {"failed", heavy.failed},
                         {"unloaded_p99_ms", Quantile(calm.accepted_ms, 0.99)},
