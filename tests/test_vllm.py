@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -42,15 +43,17 @@ def test_the_package_declares_the_entry_points_that_are_tested_here():
 
 
 def module(name):
-    """A file of the plug-in that needs neither vLLM nor torch, without importing the package."""
-    spec = importlib.util.spec_from_file_location(f"plugin_{name}", ROOT / f"python/pointsman/vllm/{name}.py")
+    """A file of the plug-in that needs neither vLLM nor torch, without the compiled package around it."""
+    spec = importlib.util.spec_from_file_location(f"plugin.{name}", ROOT / f"python/pointsman/vllm/{name}.py")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded
     spec.loader.exec_module(loaded)
     return loaded
 
 
+sys.modules["plugin"] = types.ModuleType("plugin")
 settings = module("settings")
+entry = module("entry")
 versions = module("versions")
 
 
@@ -114,6 +117,20 @@ def test_a_salt_differs_with_all_that_changes_routing_and_with_nothing_else(tmp_
     before = found.resolve({"memory": "a"}).salt
     found.digests["/m"] = "a later generation"
     assert found.resolve({"memory": "a"}).salt != before
+
+
+def test_a_client_can_write_neither_a_binding_nor_a_salt_of_ours():
+    found = described(POINTSMAN_MEMORIES="a=/m")
+    params = types.SimpleNamespace(extra_args={"memory": "a"})
+    bound, salt = entry.bind(found, params, None)
+    assert settings.Binding(**bound.extra_args[settings.WIRE]).memory == "/m" and salt.startswith("pointsman:")
+    assert params.extra_args == {"memory": "a"}  # the caller's own stay as they were
+    forged = types.SimpleNamespace(extra_args={settings.WIRE: bound.extra_args[settings.WIRE]})
+    frozen, other = entry.bind(found, forged, salt)
+    assert settings.WIRE not in frozen.extra_args and other == f"frozen:{salt}"
+    assert entry.bind(found, params, "mine")[1] == f"{salt}mine"
+    assert entry.bind(found, None, salt) == (None, f"frozen:{salt}")  # pooling
+    assert entry.bind(found, types.SimpleNamespace(extra_args=None), "mine")[1] == "mine"
 
 
 def test_a_session_that_cannot_be_read_is_refused(tmp_path):
