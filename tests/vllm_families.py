@@ -1,7 +1,7 @@
 """Runs vLLM with the plug-in on small random models of several families and prints, as JSON, how its greedy tokens compare
 with transformers' under the same session vectors (no memory is built for these families here).
 
-    .venv-vllm/bin/python tests/vllm_families.py FOLDER [FAMILY...]
+    .venv-vllm/bin/python tests/vllm_families.py FOLDER [FAMILY|drafts...]
 """
 
 import json
@@ -79,10 +79,9 @@ def main():
     prompts = [generator.integers(1, 320, length).tolist() for length in (1, 7, 23, 40, 47)]
     found = {}
     # Drafts last: after them this version of vLLM makes no second engine in a process.
-    runs = [(family, family, {}) for family in sys.argv[2:] or FAMILIES]
-    runs.append(("olmoe, drafts", "olmoe", {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2,
-                                                                   "prompt_lookup_min": 1}}))
-    for name, family, options in runs:
+    drafts = {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1}}
+    for name in sys.argv[2:] or [*FAMILIES, "drafts"]:
+        family, options = ("olmoe", drafts) if name == "drafts" else (name, {})
         folder, model = make(family)
         llm = LLM(str(folder), dtype="float32", max_model_len=128, enforce_eager=True, distributed_executor_backend="uni", block_size=32,
                   skip_tokenizer_init=True, seed=0, **options)
@@ -95,6 +94,7 @@ def main():
         found[name] = {kind: sum(a == b for a, b in zip(said[kind], wanted[kind])) for kind in said}
         found[name] |= {"differ": sum(a != b for a, b in zip(wanted["frozen"], wanted["session"])), "prompts": len(prompts),
                         "counters": llm.collective_rpc("pointsman_counters")[0]}
+        print(name, found[name], file=sys.stderr, flush=True)
         del llm
     print("\n" + json.dumps(found))
 
