@@ -47,6 +47,7 @@ def module(name):
     spec = importlib.util.spec_from_file_location(f"plugin.{name}", ROOT / f"python/pointsman/vllm/{name}.py")
     loaded = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = loaded
+    setattr(sys.modules["plugin"], name, loaded)
     spec.loader.exec_module(loaded)
     return loaded
 
@@ -55,6 +56,9 @@ sys.modules["plugin"] = types.ModuleType("plugin")
 settings = module("settings")
 entry = module("entry")
 versions = module("versions")
+worker = module("worker")
+gates = module("gates")
+loading = module("loading")
 
 
 # -- what the environment and a request may say -------------------------------------------------------------------------------
@@ -147,6 +151,133 @@ def test_other_versions_are_refused_with_the_tested_ones():
     versions.check("0.32.0+cpu")
     with pytest.raises(RuntimeError, match="vLLM 0.33.1 is not tested with this plug-in: install vLLM 0.32.0"):
         versions.check("0.33.1")
+
+
+# -- the steps of a runner, without one -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def core():
+    if not PACKAGE.exists():
+        pytest.fail(f"{PACKAGE} is not built: cmake --preset release && cmake --build build/release --target pointsman_python")
+    sys.path.insert(0, str(PACKAGE))
+    import pointsman
+
+    return pointsman
+
+
+class Runner:
+    """The requests of a runner, their bindings fixed as at the entry."""
+
+    def __init__(self, memory, sessions=None):
+        self.settings = described(POINTSMAN_MEMORIES=f"one={memory}", POINTSMAN_SESSIONS=str(sessions or ""))
+        self.settings.read_manifests()
+        self.steps = worker.Steps(self.settings, {0: (64, 8), 1: (64, 8)})
+        self.requests = {}
+
+    def add(self, name, tokens, **asked):
+        params = types.SimpleNamespace(extra_args=asked)
+        self.requests[name] = types.SimpleNamespace(sampling_params=entry.bind(self.settings, params, None)[0], prompt_token_ids=tokens,
+                                                    prompt_is_token_ids=None, output_token_ids=[], num_prompt_tokens=len(tokens))
+
+    def begin(self, *parts):
+        """parts: (request, first position, tokens)."""
+        rows, tokens = [], []
+        for name, position, part in parts:
+            rows.append(worker.Rows(name, len(tokens), len(tokens) + len(part), position))
+            tokens += part
+        return self.steps.begin(rows, np.array(tokens, np.int32), self.requests.__getitem__)
+
+
+def gate(step, rows):
+    return step._begun.gate[:rows].tolist()
+
+
+def test_the_gate_is_the_same_whole_chunked_rewound_and_after_cached_tokens(core, built_memory):
+    tokens = np.random.default_rng(2).integers(0, 500, 60).tolist()
+    runner = Runner(built_memory)
+    for name in ("whole", "chunks", "cached", "again"):
+        runner.add(name, tokens, memory="one")
+    whole = gate(runner.begin(("whole", 0, tokens)), 60)
+    chunks = gate(runner.begin(("chunks", 0, tokens[:32])), 32) + gate(runner.begin(("chunks", 32, tokens[32:])), 28)
+    cached = gate(runner.begin(("cached", 32, tokens[32:])), 28)
+    runner.begin(("again", 0, tokens[:50]))
+    runner.begin(("again", 50, [7, 8, 9]))  # rejected drafts
+    again = gate(runner.begin(("again", 50, tokens[50:])), 10)
+    resumed = gate(runner.begin(("again", 32, tokens[32:])), 28)  # preempted, its first block still cached
+    assert whole == chunks and whole[32:] == cached == resumed and whole[50:] == again
+
+
+def test_a_layer_that_was_not_asked_turns_the_memory_off(core, built_memory):
+    import torch
+
+    runner = Runner(built_memory)
+    runner.add("a", [1, 2, 3], memory="one")
+    step = runner.begin(("a", 0, [1, 2, 3]))
+    step.route(0, torch.zeros(3, 64), torch.zeros(3, 8))
+    step.end()
+    assert runner.steps.off and runner.steps.counters()["errors"] == 1
+
+
+def test_a_split_pass_turns_the_memory_off_and_changes_nothing(core, built_memory):
+    import torch
+
+    runner = Runner(built_memory)
+    runner.add("a", [1, 2, 3], memory="one")
+    logits = torch.ones(2, 8)
+    runner.begin(("a", 0, [1, 2, 3])).route(0, torch.ones(2, 64), logits)
+    assert runner.steps.off and torch.equal(logits, torch.ones(2, 8))
+
+
+def test_half_precision_rows_that_are_not_written_keep_their_bits(core, built_memory, tmp_path):
+    import torch
+
+    np.savez(tmp_path / "ada.npz", **{"layer.0": np.arange(8)})
+    runner = Runner(built_memory, tmp_path)
+    runner.add("frozen", [1, 2], memory="none")
+    runner.add("ada", [1, 2], session="ada")
+    step = runner.begin(("frozen", 0, [1, 2]), ("ada", 0, [1, 2]))
+    before = torch.randn(5, 8, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)  # the last row is padding
+    logits = before.clone()
+    step.route(0, torch.randn(5, 64).to(torch.bfloat16), logits)
+    assert not runner.steps.off
+    assert torch.equal(logits[[0, 1, 4]], before[[0, 1, 4]])
+    assert torch.equal(logits[2:4], (before[2:4].float() + torch.arange(8)).to(torch.bfloat16))
+
+
+def test_a_binding_that_does_not_fit_is_served_frozen_and_counted(core, built_memory, tmp_path):
+    np.savez(tmp_path / "short.npz", **{"layer.0": np.arange(5)})
+    runner = Runner(built_memory, tmp_path)
+    runner.add("a", [1, 2], session="short")
+    runner.settings.digests = dict.fromkeys(runner.settings.digests, "of another generation")
+    runner.add("b", [1, 2], memory="one")
+    assert runner.begin(("a", 0, [1, 2]), ("b", 0, [1, 2])) is None
+    assert runner.steps.counters()["errors"] == 2 and not runner.steps.off
+
+
+def test_prompts_of_embeddings_are_unknown_text():
+    request = types.SimpleNamespace(prompt_token_ids=None, prompt_is_token_ids=None, num_prompt_tokens=3, output_token_ids=[5, 6])
+    assert worker.text_of(request, 4).tolist() == [-1, -1, -1, 5]
+    request = types.SimpleNamespace(prompt_token_ids=[7, 0, 8], prompt_is_token_ids=[True, False, True], num_prompt_tokens=3, output_token_ids=[5])
+    assert worker.text_of(request, 6).tolist() == [7, -1, 8, 5, -1, -1]
+
+
+def test_a_memory_that_does_not_fit_the_model_stops_the_start():
+    memory = types.SimpleNamespace(hidden_size=64, experts=8)
+    loading.check_layers({0: (64, 8), 1: (64, 8)}, "one", memory, [0, 1], "tiny")
+    with pytest.raises(RuntimeError, match=r"out of reach in tiny: 1, 2 \(found: 0\)"):
+        loading.check_layers({0: (64, 8)}, "one", memory, [0, 1, 2], "tiny")
+    with pytest.raises(RuntimeError, match="for 64 hidden units and 8 experts, layer 0 of tiny has 64 and 16"):
+        loading.check_layers({0: (64, 16)}, "one", memory, [0], "tiny")
+    fingerprint = {"architecture": "olmoe", "config_sha256": "c", "router_sha256": "r", "tokenizer_sha256": "t"}
+    loading.check_fingerprint("one", fingerprint, fingerprint, "tiny")
+    loading.check_fingerprint("one", fingerprint, None, "tiny")
+    with pytest.raises(RuntimeError, match="router_sha256 is x, the memory has r"):
+        loading.check_fingerprint("one", fingerprint, fingerprint | {"router_sha256": "x"}, "tiny")
+
+
+def test_the_layer_of_a_gate_is_in_its_name():
+    assert [gates.layer_of(name) for name in ("model.layers.11.mlp.gate", "layers.3.block_sparse_moe.gate", "model.mtp.gate")] == [11, 3, -1]
 
 
 # -- inside vLLM --------------------------------------------------------------------------------------------------------------------
