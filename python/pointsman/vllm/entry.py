@@ -13,7 +13,7 @@ import inspect
 import logging
 from typing import Any
 
-from .settings import WIRE, Settings, is_off
+from .settings import SALT, WIRE, Settings, is_off
 
 log = logging.getLogger("vllm.pointsman")
 
@@ -21,21 +21,22 @@ log = logging.getLogger("vllm.pointsman")
 def bind(settings: Settings, params: Any, salt: str | None) -> tuple[Any, str | None]:
     """The sampling parameters with the binding inside, and the salt with the binding's. Never raises: a request that
     got past the check and cannot be bound is served frozen, as frozen."""
-    if params is None:  # pooling
-        return params, salt
-    asked = dict(params.extra_args or {})
-    binding = None
-    try:
-        binding = None if is_off() else settings.resolve(asked)
-    except Exception as error:  # noqa: BLE001
-        log.error("pointsman: a request is served without its memory: %s", error)
+    binding, asked = None, {}
+    if params is not None:  # else: pooling
+        asked = dict(params.extra_args or {})
+        try:
+            binding = None if is_off() else settings.resolve(asked)
+        except Exception as error:  # noqa: BLE001
+            log.error("pointsman: a request is served without its memory: %s", error)
+    if binding is not None and binding.salt:
+        salt = f"{binding.salt}/{salt or ''}"
+    elif salt is not None and salt.startswith(SALT):
+        salt = f"frozen:{salt}"  # a client that writes ours would put its KV among a memory's
     if binding is None and WIRE not in asked:
         return params, salt
     asked.pop(WIRE, None)  # a client's is not to be believed
     if binding is not None:
         asked[WIRE] = binding.to_wire()
-        if binding.salt:
-            salt = f"{salt}/{binding.salt}" if salt else binding.salt
     params = copy.copy(params)  # the caller may use them again
     params.extra_args = asked
     return params, salt

@@ -7,7 +7,7 @@ place. Compiled, the call is an opaque custom operation, so that what changes fr
 from __future__ import annotations
 
 import re
-from typing import Any, Iterable
+from typing import Any
 
 import torch
 
@@ -70,17 +70,3 @@ def install() -> None:
 def find(model: torch.nn.Module) -> dict[int, tuple[int, int]]:
     """The gates that will call: layer -> (hidden size, experts)."""
     return {gate.pointsman_layer: (gate.input_size, gate.output_size) for gate in model.modules() if hasattr(gate, "pointsman_layer")}
-
-
-def check(gates: dict[int, tuple[int, int]], name: str, memory: Any, layers: Iterable[int], model: str) -> None:
-    """RuntimeError unless each of `layers` has a gate of the memory's shape: a memory that is silently not asked is
-    worse than none."""
-    missing = [layer for layer in layers if layer not in gates]
-    if missing:
-        raise RuntimeError(f"pointsman: memory {name!r} has layers whose router is out of reach in {model}: "
-                           f"{', '.join(map(str, missing))} (found: {', '.join(map(str, sorted(gates))) or 'none'}). Serve this model without "
-                           "a memory, or with vLLM's own implementation of it instead of --model-impl transformers")
-    for layer in layers:
-        if gates[layer] != (memory.hidden_size, memory.experts):
-            raise RuntimeError(f"pointsman: memory {name!r} is for {memory.hidden_size} hidden units and {memory.experts} experts, layer {layer} "
-                               f"of {model} has {gates[layer][0]} and {gates[layer][1]}: build a memory for this model")

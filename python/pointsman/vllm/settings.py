@@ -29,6 +29,7 @@ from typing import Any, Mapping, Optional
 import numpy as np
 
 WIRE = "pointsman"  # key of extra_args under which the engine hands a binding to its workers; never a client's
+SALT = "pointsman:"  # what every salt of ours begins with
 DEFAULT = "default"  # the name of POINTSMAN_MEMORY
 OFF_SWITCH = "POINTSMAN_VLLM_OFF"  # a path; the file is there once a memory was turned off by an error
 _SESSION_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -65,7 +66,7 @@ class Binding:
         """What the KV of this routing is cached under; "" where it equals the frozen model's."""
         if self.shadow or (self.memory is None and self.session is None):
             return ""
-        return "pointsman:" + sha256_of(f"{self.digest} {self.strength!r} {sha256_of(self.session or b'')}".encode())
+        return SALT + sha256_of(f"{self.digest} {self.strength!r} {sha256_of(self.session or b'')}".encode())
 
     def to_wire(self) -> dict[str, Any]:
         return asdict(self)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from dataclasses import dataclass
 from typing import Any, Callable, Mapping, Optional, Sequence
 
@@ -199,11 +198,13 @@ def install(settings: Settings) -> None:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     from vllm.v1.worker.worker_base import WorkerBase
 
+    from . import loading
+
     def load(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
             result = original(self, *args, **kwargs)
-            self.pointsman_steps = prepare(settings, self.vllm_config, self.model, self.device)
+            self.pointsman_steps = loading.prepare(settings, self.vllm_config, self.model, self.device)
             return result
 
         return load_model
@@ -243,61 +244,3 @@ def install(settings: Settings) -> None:
     GPUModelRunner._model_forward = model_forward
     GPUModelRunner._on_request_state_removed = on_request_state_removed
     WorkerBase.pointsman_counters = lambda self: self.model_runner.pointsman_steps.counters()
-
-
-def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: torch.device) -> Steps:
-    """Opens every memory that requests may use and holds it against the model. RuntimeError: the engine does not start."""
-    from . import gates
-
-    name = config.model_config.model
-    if device.type != "cpu":
-        raise RuntimeError(f"pointsman: the plug-in routes on the CPU; {name} runs on {device.type}, where it was not tested")
-    found = gates.find(model)
-    first, last = config.model_config.get_layers_start_end_indices(config.parallel_config)
-    steps = Steps(settings, found)
-    fingerprint = fingerprint_of(name) if settings.memories else None
-    for memory_name, directory in settings.memories.items():
-        memory = steps.open(directory)
-        gates.check(found, memory_name, memory, [layer for layer in memory.layers if first <= layer < last], name)
-        check_fingerprint(memory_name, memory.manifest["fingerprint"], fingerprint, name)
-        verdict = (memory.manifest.get("verdict") or {}).get("verdict", "absent")
-        if verdict != "adopt":
-            log.warning("pointsman: the verdict of memory %r is %s", memory_name, verdict)
-    if loses_its_output_layer(model, config.model_config.hf_config):
-        log.error("pointsman: %s ties its output layer to its embeddings, and vLLM's %s does not: its answers are noise, with a memory or "
-                  "without. Serve it with --model-impl transformers, or add lm_head.weight to the checkpoint", name, type(model).__name__)
-    log.info("pointsman: %d routers of %s ask %s", len(found), name, ", ".join(settings.memories) or "sessions")
-    return steps
-
-
-def fingerprint_of(model: str) -> Optional[dict[str, str]]:
-    """None where the core knows no fingerprint of this family, or the files are not on this machine as such."""
-    import pointsman
-
-    directory = model
-    if not os.path.isdir(directory):
-        from huggingface_hub import snapshot_download
-
-        directory = snapshot_download(model, local_files_only=True)
-    try:
-        return pointsman.model_fingerprint(directory)
-    except pointsman.Error as error:
-        log.warning("pointsman: %s cannot be held against the memory's fingerprint: %s", model, error)
-        return None
-
-
-def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[str, str]], model: str) -> None:
-    wrong = [f"{field} is {found[field]}, the memory has {wanted[field]}"
-             for field in ("architecture", "config_sha256", "router_sha256", "tokenizer_sha256") if found and found[field] != wanted[field]]
-    if wrong:
-        raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: {'; '.join(wrong)}; name a memory that "
-                           "was built for this model, or `pointsman rebuild --model` this one")
-
-
-def loses_its_output_layer(model: torch.nn.Module, config: Any) -> bool:
-    """vLLM's OLMoE makes an output layer of its own and finds no weights for it in a checkpoint that ties it."""
-    output, embeddings = getattr(model, "lm_head", None), getattr(getattr(model, "model", None), "embed_tokens", None)
-    if not getattr(config, "tie_word_embeddings", False) or output is None or embeddings is None:
-        return False
-    output, embeddings = getattr(output, "weight", None), getattr(embeddings, "weight", None)
-    return output is not None and embeddings is not None and output.shape == embeddings.shape and not torch.equal(output, embeddings)
