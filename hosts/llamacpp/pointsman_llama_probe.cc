@@ -1,9 +1,11 @@
 // The llama.cpp side of tests/test_llamacpp.py: reads token ids, writes raw fp32 logits, prints greedy continuations.
 //
 //   pointsman_llama_probe GGUF IDS LOGITS [--plain | --memory MEM | --session FILE] [--greedy N] [--batch N]
+//                         [--half-cache]
 //
 // IDS: text, one sequence of ids a line, each decoded alone. LOGITS: for each line [T, V] fp32. --plain: no callback.
 // --session: raw fp32 [L, E], one vector a MoE layer. --batch: tokens of one llama_decode and micro-batch.
+// The cache of keys and values is fp32, as our runtime's; --half-cache: llama.cpp's default, fp16.
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
@@ -22,7 +24,7 @@ namespace {
 
 struct Settings {
   std::string model, ids, logits, memory, session;
-  bool plain = false, shadow = false;
+  bool plain = false, shadow = false, half_cache = false;
   float strength = 1;
   size_t greedy = 0;
   uint32_t batch = 512;
@@ -59,6 +61,10 @@ class Probe {
     params.n_ctx = 0;
     params.n_batch = params.n_ubatch = settings.batch;
     params.n_threads = params.n_threads_batch = 1;
+    if (!settings.half_cache) {
+      params.type_k = params.type_v = GGML_TYPE_F32;
+      params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;  // it rounds to fp16 on its own
+    }
     std::unique_ptr<LlamaRouting> routing;
     if (!settings.plain) {
       POINTSMAN_TRY(routing, LlamaRouting::Create(model.get()));
@@ -164,6 +170,7 @@ int Main(int argc, char** argv) {
   app.add_option("--strength", settings.strength, "0..1");
   app.add_flag("--shadow", settings.shadow, "compute and write nothing");
   app.add_option("--greedy", settings.greedy, "tokens");
+  app.add_flag("--half-cache", settings.half_cache, "keys and values in fp16");
   app.add_option("--batch", settings.batch, "tokens of one llama_decode");
   CLI11_PARSE(app, argc, argv);
   QuietLlama();
