@@ -87,6 +87,11 @@ bool FromAnotherSite(const HttpRequest& request) {
 class KeyLimiter {
  public:
   explicit KeyLimiter(uint32_t most) : most_(most) {}
+  bool Full(const std::string& name) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = running_.find(name);
+    return found != running_.end() && found->second >= most_;
+  }
   bool Enter(const std::string& name) {
     const std::lock_guard lock(mutex_);
     uint32_t& running = running_[name];
@@ -101,9 +106,11 @@ class KeyLimiter {
 
  private:
   const uint32_t most_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::map<std::string, uint32_t> running_;
 };
+
+ApiError KeyIsBusy() { return {ApiCode::kRateLimited, "this key has too many requests running", {}, 1}; }
 
 boost::asio::awaitable<HttpResponse> Limited(HttpHandler handler, std::shared_ptr<KeyLimiter> limiter,
                                              const HttpRequest& request) {
@@ -116,7 +123,7 @@ boost::asio::awaitable<HttpResponse> Limited(HttpHandler handler, std::shared_pt
     const std::string name;
   };
   if (!limiter->Enter(request.principal.name)) {
-    co_return ErrorResponse({ApiCode::kRateLimited, "this key has too many requests running", {}, 1});
+    co_return ErrorResponse(KeyIsBusy());
   }
   const auto leaving = std::make_shared<Leaving>(*limiter, request.principal.name);
   HttpResponse response = co_await handler(request);
@@ -161,11 +168,13 @@ struct Daemon::Impl {
   std::atomic<bool> stop{false}, expiring{false};
 };
 
+// The engine and the compute threads post what they have done to the server's handlers: it goes after them.
 Daemon::Impl::~Impl() {
-  server.reset();
+  if (server) server->Stop();
   jobs.reset();
   engine.reset();
   if (compute) compute->join();
+  server.reset();
 }
 
 Status Daemon::Impl::LoadParts() {
@@ -287,6 +296,10 @@ PathRouter Daemon::Impl::Routes() {
     if (route.access != Access::kPublic) {
       route.handler = [handler = route.handler, limiter](const HttpRequest& request) {
         return Limited(handler, limiter, request);
+      };
+      route.refuses = [refuses = route.refuses, limiter](const HttpRequest& request) -> std::optional<ApiError> {
+        if (limiter->Full(request.principal.name)) return KeyIsBusy();
+        return refuses ? refuses(request) : std::nullopt;
       };
     }
     limited.Add(std::move(route));

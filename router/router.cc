@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -46,6 +47,11 @@ struct Router::Impl {
     std::span<const float> hidden;
     std::span<float> logits;
     std::vector<RowTrace>* trace;
+    std::span<const int64_t> places;  // by row of the step: its row in the arrays, -1 if it has none
+
+    std::span<const float> HiddenOf(uint32_t row) const { return RowOf(hidden, Place(row), shape.hidden); }
+    std::span<float> LogitsOf(uint32_t row) const { return logits.subspan(Place(row) * shape.experts, shape.experts); }
+    size_t Place(uint32_t row) const { return static_cast<size_t>(places[row]); }
   };
 
   Status CheckRows(std::span<const uint32_t> row_slots, std::span<const uint32_t> positions);
@@ -58,6 +64,7 @@ struct Router::Impl {
                 std::span<const Neighbour> found, bool finite);
 
   Status CheckStep(const Step& step, const std::string& where) const;
+  Status PlaceRows(const Step& step, std::span<const uint32_t> rows, const std::string& where);
   Status CheckVotes(const Step& step, const CallShape& shape);
   void VoteGroup(const Step& step, const CallShape& shape, const Group& group, std::span<const float> hidden,
                  std::span<float> logits);
@@ -79,7 +86,8 @@ struct Router::Impl {
   std::vector<float> queries;
   std::vector<Neighbour> neighbours;
   std::vector<float> changed;
-  std::vector<int64_t> output_rows;  // by row of the step: its row in a VoteOutput call, -1 if it has none
+  std::vector<int64_t> places;    // by row of the step: its row in the call's arrays, -1 if it has none
+  std::vector<uint32_t> present;  // rows of one group that the call has
 };
 
 Router::Router() : impl_(std::make_unique<Impl>()) {}
@@ -211,12 +219,12 @@ Status Router::Impl::CheckCall(const Step& step, const CallShape& shape) {
 std::span<const float> Router::Impl::Gather(const Call& call, std::span<const uint32_t> rows) {
   const size_t width = call.shape.hidden;
   if (rows.empty()) return {};
-  if (rows.back() - rows.front() + 1 == rows.size()) {
-    return call.hidden.subspan(rows.front() * width, rows.size() * width);
+  if (call.Place(rows.back()) - call.Place(rows.front()) + 1 == rows.size()) {
+    return call.hidden.subspan(call.Place(rows.front()) * width, rows.size() * width);
   }
   queries.resize(rows.size() * width);
   for (size_t i = 0; i < rows.size(); ++i) {
-    std::ranges::copy(RowOf(call.hidden, rows[i], width), queries.begin() + static_cast<ptrdiff_t>(i * width));
+    std::ranges::copy(call.HiddenOf(rows[i]), queries.begin() + static_cast<ptrdiff_t>(i * width));
   }
   return queries;
 }
@@ -238,9 +246,10 @@ void Router::Impl::RouteGroup(const Call& call, const Group& group) {
   const LayerView* view = group.tables == nullptr ? nullptr : FindLayer(*group.tables, shape.layer);
   search_rows.clear();
   finite_rows.clear();
-  for (const uint32_t row : group.rows) {
-    const bool finite =
-        AllFinite(RowOf(call.hidden, row, shape.hidden)) && AllFinite(RowOf(call.logits, row, shape.experts));
+  present.clear();
+  std::ranges::copy_if(group.rows, std::back_inserter(present), [&](uint32_t row) { return call.places[row] >= 0; });
+  for (const uint32_t row : present) {
+    const bool finite = AllFinite(call.HiddenOf(row)) && AllFinite(call.LogitsOf(row));
     finite_rows.push_back(finite);
     const float strength = slots.Find(call.step.slots[row])->binding.strength;
     if (view != nullptr && finite && strength * call.step.gate[row] > 0) search_rows.push_back(row);
@@ -251,8 +260,8 @@ void Router::Impl::RouteGroup(const Call& call, const Group& group) {
   if (!neighbours.empty()) SearchExact(view->keys, Gather(call, search_rows), k, neighbours);
 
   size_t searched = 0;
-  for (size_t i = 0; i < group.rows.size(); ++i) {
-    const uint32_t row = group.rows[i];
+  for (size_t i = 0; i < present.size(); ++i) {
+    const uint32_t row = present[i];
     std::span<const Neighbour> found;
     if (searched < search_rows.size() && search_rows[searched] == row) {
       found = FoundNeighbours(std::span(neighbours).subspan(searched++ * k, k));
@@ -266,12 +275,12 @@ void Router::Impl::RouteRow(const Call& call, uint32_t row, const Slot& slot, co
   const auto session = SessionVector(slot.binding.session.get(), call.shape.layer);
   if (view == nullptr && session.empty()) return;
   const float gate = call.step.gate[row];
-  const auto before = call.logits.subspan(row * call.shape.experts, call.shape.experts);
+  const auto before = call.LogitsOf(row);
   changed.assign(before.begin(), before.end());
   BlendOutcome outcome;
   if (view != nullptr && finite) {
     const BlendInput input{.neighbours = found,
-                           .hidden = RowOf(call.hidden, row, call.shape.hidden),
+                           .hidden = call.HiddenOf(row),
                            .token = call.step.tokens.empty() ? kNoToken : call.step.tokens[row],
                            .strength = slot.binding.strength,
                            .gate = gate};
@@ -311,18 +320,36 @@ Status Router::Impl::CheckStep(const Step& step, const std::string& where) const
   return Invalid(fmt::format("{}: the step is stale or was altered; call BeginStep before Route", where));
 }
 
+// Fills `places` for arrays that hold the given rows of the step, in their order; empty: all.
+Status Router::Impl::PlaceRows(const Step& step, std::span<const uint32_t> rows, const std::string& where) {
+  places.assign(step.slots.size(), -1);
+  const size_t count = rows.empty() ? step.slots.size() : rows.size();
+  for (size_t i = 0; i < count; ++i) {
+    const size_t row = rows.empty() ? i : rows[i];
+    if (row >= step.slots.size() || (i > 0 && !rows.empty() && rows[i - 1] >= row)) {
+      return Invalid(
+          fmt::format("{}: row {} of a step of {}; pass its rows in ascending order", where, row, step.slots.size()));
+    }
+    places[row] = static_cast<int64_t>(i);
+  }
+  return {};
+}
+
 Status Router::Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
-                     std::vector<RowTrace>* trace) {
+                     std::vector<RowTrace>* trace, std::span<const uint32_t> rows) {
   Impl& impl = *impl_;
-  const size_t rows = step.slots.size();
-  POINTSMAN_CHECK_OK(impl.CheckStep(step, fmt::format("layer {}", layer)));
+  const std::string where = fmt::format("layer {}", layer);
+  POINTSMAN_CHECK_OK(impl.CheckStep(step, where));
   if (impl.off.load()) impl.step_off = true;
   if (impl.step_off) return {};
-  POINTSMAN_TRY(const CallShape shape, MakeCallShape(layer, rows, hidden.size(), logits.size()));
+  POINTSMAN_CHECK_OK(impl.PlaceRows(step, rows, where));
+  const size_t count = rows.empty() ? step.slots.size() : rows.size();
+  POINTSMAN_TRY(const CallShape shape, MakeCallShape(layer, count, hidden.size(), logits.size()));
   POINTSMAN_CHECK_OK(impl.CheckCall(step, shape));
   POINTSMAN_CHECK_OK(impl.CheckGates(step, shape));
 
-  const Impl::Call call{.step = step, .shape = shape, .hidden = hidden, .logits = logits, .trace = trace};
+  const Impl::Call call{
+      .step = step, .shape = shape, .hidden = hidden, .logits = logits, .trace = trace, .places = impl.places};
   const size_t first = trace == nullptr ? 0 : trace->size();
   for (const Group& group : impl.groups) impl.RouteGroup(call, group);
   if (trace != nullptr) {
@@ -337,7 +364,7 @@ Status Router::Impl::CheckVotes(const Step& step, const CallShape& shape) {
     if (group.tables == nullptr || !group.tables->output.enabled) continue;
     POINTSMAN_CHECK_OK(CheckOutputFits(group.tables->output, shape));
     for (const uint32_t row : group.rows) {
-      if (output_rows[row] < 0) continue;
+      if (places[row] < 0) continue;
       const Slot* slot = slots.Find(step.slots[row]);
       if (slot == nullptr || slot->step != step.id) {
         return Invalid(fmt::format("output: slot {} of row {} was released during the step; begin a new step",
@@ -360,9 +387,9 @@ void Router::Impl::VoteGroup(const Step& step, const CallShape& shape, const Gro
   search_rows.clear();  // rows of the step
   queries.clear();
   for (const uint32_t row : group.rows) {
-    if (output_rows[row] < 0 || !(weight(row) > 0)) continue;
-    const auto query = RowOf(hidden, output_rows[row], shape.hidden);
-    if (!AllFinite(query) || !AllFinite(RowOf(logits, output_rows[row], shape.experts))) {
+    if (places[row] < 0 || !(weight(row) > 0)) continue;
+    const auto query = RowOf(hidden, places[row], shape.hidden);
+    if (!AllFinite(query) || !AllFinite(RowOf(logits, places[row], shape.experts))) {
       counters.non_finite += 1;
       continue;
     }
@@ -376,7 +403,7 @@ void Router::Impl::VoteGroup(const Step& step, const CallShape& shape, const Gro
     const uint32_t row = search_rows[i];
     if (slots.Find(step.slots[row])->binding.shadow) continue;
     counters.voted += voter.Vote(output, std::span(neighbours).subspan(i * k, k), weight(row),
-                                 logits.subspan(output_rows[row] * shape.experts, shape.experts));
+                                 logits.subspan(places[row] * shape.experts, shape.experts));
   }
 }
 
@@ -386,16 +413,8 @@ Status Router::VoteOutput(const Step& step, std::span<const uint32_t> rows, std:
   POINTSMAN_CHECK_OK(impl.CheckStep(step, "output"));
   if (impl.off.load()) impl.step_off = true;
   if (impl.step_off) return {};
-  impl.output_rows.assign(step.slots.size(), -1);
+  POINTSMAN_CHECK_OK(impl.PlaceRows(step, rows, "output"));
   const size_t count = rows.empty() ? step.slots.size() : rows.size();
-  for (size_t i = 0; i < count; ++i) {
-    const size_t row = rows.empty() ? i : rows[i];
-    if (row >= step.slots.size() || (i > 0 && !rows.empty() && rows[i - 1] >= row)) {
-      return Invalid(
-          fmt::format("output: row {} of a step of {}; pass its rows in ascending order", row, step.slots.size()));
-    }
-    impl.output_rows[row] = static_cast<int64_t>(i);
-  }
   POINTSMAN_TRY(const CallShape shape, MakeCallShape(kOutputLayer, count, hidden.size(), logits.size()));
   POINTSMAN_CHECK_OK(impl.CheckVotes(step, shape));
   for (const Group& group : impl.groups) {

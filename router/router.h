@@ -99,10 +99,12 @@ class Router {
                          std::span<const int32_t> tokens);
 
   // hidden [T, H], logits [T, E]. `trace`, if given, receives one RowTrace per row that has memory or session here, in
-  // row order. Errors (kInvalidArgument; no logits were changed): shapes do not fit the tables; a stale step; a slot
-  // released during the step; a gate outside 0..1.
+  // row order. `rows` [n], ascending, for engines that compute only some rows of the step at a layer (llama.cpp: at the
+  // last one, those whose output is read): hidden is [n, H] and logits [n, E] then; empty: all rows.
+  // Errors (kInvalidArgument; no logits were changed): shapes do not fit the tables; a stale step; a slot released
+  // during the step; a gate outside 0..1; rows that do not ascend.
   Status Route(Step& step, int32_t layer, std::span<const float> hidden, std::span<float> logits,
-               std::vector<RowTrace>* trace = nullptr);
+               std::vector<RowTrace>* trace = nullptr, std::span<const uint32_t> rows = {});
 
   // The output memory's step, after the last MoE layer (router/output_vote.h). hidden [n, H] is what the model's output
   // layer reads and logits [n, V] what it gave, for the step's rows `rows` [n], ascending (empty: all, in order). A row

@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "router/test_tables.h"
 
 namespace pointsman {
@@ -40,6 +42,33 @@ TEST_F(RouterOnRandomText, ChangesTheLayersThatHaveMemory) {
   EXPECT_EQ(Changed(result), (std::vector<int>{0, 1, 3}));
   EXPECT_GT(router_.counters().written, 0u);
   EXPECT_EQ(router_.counters().rows, 3 * kLength);
+}
+
+TEST_F(RouterOnRandomText, SomeRowsOfAStepGetWhatTheyGetAmongAll) {
+  const Binding binding{.tables = RandomTables(2), .session = RandomSession(3, kLayers)};
+  const StepResult all = Run(binding);
+  const uint64_t rows_of_all = router_.counters().rows;
+
+  const uint32_t slot = router_.AddSlot(binding);
+  std::vector<uint32_t> positions(kLength);
+  std::iota(positions.begin(), positions.end(), 0u);
+  auto step = router_.BeginStep(std::vector<uint32_t>(kLength, slot), positions, text_.tokens);
+  ASSERT_TRUE(step.ok()) << step.error().message;
+  const std::vector<uint32_t> rows = {2, 3, 11, kLength - 1};
+  std::vector<float> hidden, logits, expected;
+  const auto take = [&](const std::vector<float>& matrix, uint32_t width, std::vector<float>& out) {
+    for (const uint32_t row : rows) std::ranges::copy_n(matrix.begin() + row * width, width, std::back_inserter(out));
+  };
+  take(text_.hidden[3], kHidden, hidden);
+  take(text_.logits[3], kExperts, logits);
+  take(all.logits[3], kExperts, expected);
+  std::vector<RowTrace> trace;
+  const Status status = router_.Route(step.value(), 3, hidden, logits, &trace, rows);
+  ASSERT_TRUE(status.ok()) << status.error().message;
+  EXPECT_TRUE(SameBits(logits, expected));
+  EXPECT_EQ(router_.counters().rows - rows_of_all, rows.size());
+  ASSERT_EQ(trace.size(), rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(trace[i].row, rows[i]);
 }
 
 TEST_F(RouterOnRandomText, FrozenSlotKeepsItsBits) {
@@ -316,6 +345,16 @@ TEST_F(RouterRefuses, TrainedPartsWithoutDeltas) {
   const auto tables = RandomTables(2, {.kind = ValueKind::kLogits, .trained_parts = true});
   Step step = Begin({router_.AddSlot({.tables = tables, .session = nullptr})}, {0});
   EXPECT_THAT(RouteError(step, 0, kHidden, kExperts), HasSubstr("need the value kind delta"));
+}
+
+TEST_F(RouterRefuses, RowsThatDoNotAscend) {
+  Step step = Begin({slot_, slot_}, {0, 1});
+  for (const std::vector<uint32_t>& rows : {std::vector<uint32_t>{1, 0}, {1, 1}, {0, 2}}) {
+    std::vector<float> hidden(rows.size() * kHidden), logits(rows.size() * kExperts);
+    const Status status = router_.Route(step, 1, hidden, logits, nullptr, rows);
+    ASSERT_FALSE(status.ok());
+    EXPECT_THAT(status.error().message, HasSubstr("ascending order"));
+  }
 }
 
 TEST_F(RouterRefuses, AGateOutsideItsRange) {

@@ -72,6 +72,7 @@ def test_bench_daemon_loads_a_real_server(pointsman, model):
                               schema="bench_daemon")
     overload = document["overload"]
     assert overload["offered_per_s"] == pytest.approx(5 * overload["holds_per_s"])
+    assert 0 < overload["sent_per_s"] <= overload["offered_per_s"] * 1.01
     assert overload["refused_per_s"] > 0 and overload["failed"] == 0
     assert overload["resident_bytes_before"] > 1e6
     assert document["loris"]["beside_p99_ms"] > 0

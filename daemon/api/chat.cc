@@ -63,6 +63,20 @@ MarkedText RenderDefault(const ordered_json& messages) {
   return out;
 }
 
+// What a conversation with tools has and this server does not: said so, since its meaning would be lost without a word.
+// Empty and null members are what clients send back of an earlier answer.
+void RefuseTools(FieldReader& fields) {
+  if (const json* role = fields.Member("role"); role && (*role == "tool" || *role == "function")) {
+    fields.Fail("role", "tools are not supported; leave such messages out, or give what the tool said as a user's text",
+                ApiCode::kUnprocessable);
+  }
+  for (const char* name : {"tool_calls", "function_call", "tool_call_id", "audio", "refusal", "annotations"}) {
+    if (const json* value = fields.Member(name); value && !value->empty()) {
+      fields.Fail(name, "not supported; leave it out", ApiCode::kUnprocessable);
+    }
+  }
+}
+
 // Messages as a template sees them: role, content (text) and, where given, name.
 std::variant<ordered_json, ApiError> ReadMessages(const json& messages) {
   if (!messages.is_array() || messages.empty()) {
@@ -76,6 +90,7 @@ std::variant<ordered_json, ApiError> ReadMessages(const json& messages) {
   size_t bytes = 0;
   for (size_t i = 0; i < messages.size(); ++i) {
     FieldReader fields(messages[i], fmt::format("messages[{}].", i));
+    RefuseTools(fields);
     const std::string role = fields.Choice("role", "user", {"system", "developer", "user", "assistant"});
     const std::string content = ContentOf(fields);
     const std::string name = fields.Text("name", {}, 64);

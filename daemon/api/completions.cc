@@ -26,8 +26,9 @@ namespace asio = boost::asio;
 using nlohmann::json;
 
 constexpr auto kPingInterval = std::chrono::seconds(15);
+constexpr size_t kMostEventBytes = 64 * 1024;  // of events in one write
 
-// From the compute thread to the handler: a token, the end of a choice, or a sign of life.
+// From the engine's thread to the handler: a token of a stream, the end of a choice, or a sign of life.
 struct Message {
   uint32_t choice = 0;
   std::optional<TokenOutput> token;
@@ -69,7 +70,10 @@ ApiError SubmitError(const Error& error) {
   return {ApiCode::kOverloaded, error.message, {}, 1};
 }
 
-CompletionTask TaskOf(const Running& run, size_t choice) {
+// Tokens of a stream go to the handler one by one. Those of a whole answer are gathered on the engine's thread, which
+// has the choice to itself until on_done: waking a network thread for each would take its core from the next step.
+CompletionTask TaskOf(const std::shared_ptr<Running>& held, size_t choice) {
+  Running& run = *held;
   const CompletionRequest& request = run.request;
   CompletionTask task;
   task.prompt = request.prompts[run.prompt_of[choice]];
@@ -90,9 +94,13 @@ CompletionTask TaskOf(const Running& run, size_t choice) {
   }
   const auto index = static_cast<uint32_t>(choice);
   const std::shared_ptr<MemoryState> state = run.routing.memory ? run.routing.memory->state : nullptr;
-  task.on_token = [mailbox = run.mailbox, state, index](const TokenOutput& token) {
+  task.on_token = [held, state, index](const TokenOutput& token) {
     if (state && token.token >= 0) MemoryRegistry::CountToken(*state, token.gate, token.confidence, token.layers);
-    mailbox->Send({.choice = index, .token = token, .done = {}});
+    if (held->request.stream) {
+      held->mailbox->Send({.choice = index, .token = token, .done = {}});
+    } else {
+      held->choices[index].Add(token, held->keeps_tokens());
+    }
   };
   task.on_done = [mailbox = run.mailbox, index](Result<CompletionTask::Done> done) {
     mailbox->Send({.choice = index, .token = {}, .done = std::move(done)});
@@ -107,7 +115,7 @@ void CancelAll(Running& run) {
 // Hands every choice to the engine, or none.
 std::optional<ApiError> SubmitAll(const std::shared_ptr<Running>& run, const HttpRequest& request) {
   for (size_t i = 0; i < run->choices.size(); ++i) {
-    const Result<uint64_t> id = run->context.engine.Submit(TaskOf(*run, i));
+    const Result<uint64_t> id = run->context.engine.Submit(TaskOf(run, i));
     if (!id.ok()) {
       CancelAll(*run);
       return SubmitError(id.error());
@@ -145,7 +153,9 @@ std::shared_ptr<Running> Begin(ApiContext& context, const HttpRequest& http, Com
       if (r.echo) choice.text = r.prompt_texts[p];
       run->choices.push_back(std::move(choice));
       run->prompt_of.push_back(p);
-      capacity += static_cast<size_t>(std::min<int64_t>(r.max_tokens, context.model.config().max_positions)) + 3;
+      capacity += 1;  // its end
+      if (!r.stream) continue;
+      capacity += static_cast<size_t>(std::min<int64_t>(r.max_tokens, context.model.config().max_positions)) + 2;
     }
   }
   run->mailbox = std::make_shared<Mailbox<Message>>(executor, capacity);
@@ -244,6 +254,15 @@ json ChunkOf(Running& run, Message& message) {
   return chunk;
 }
 
+// The message as a server-sent event, and taken in; `error` where its choice failed, which ends the stream.
+std::string EventOf(Running& run, Message& message, std::optional<ApiError>& error) {
+  if (!message.token && !message.done) return ": ping\n\n";
+  if (message.done && !message.done->ok()) error = FromError(message.done->error());
+  std::string event = error ? ServerSentEvent(json::parse(ErrorJson(*error))) : ServerSentEvent(ChunkOf(run, message));
+  Take(run, message);
+  return event;
+}
+
 asio::awaitable<void> Events(std::shared_ptr<Running> run, HttpStream& stream) {
   for (const ChoiceState& choice : run->choices) {
     if (choice.text.empty()) continue;  // echo
@@ -252,16 +271,17 @@ asio::awaitable<void> Events(std::shared_ptr<Running> run, HttpStream& stream) {
     if (!co_await stream.Write(ServerSentEvent(chunk))) co_return CancelAll(*run);
   }
   while (run->open > 0) {
-    const auto message = co_await run->mailbox->Receive();
+    auto message = co_await run->mailbox->Receive();
     if (!message) co_return;
-    std::string event = ": ping\n\n";
+    // What came while the last events were written goes out with this one.
+    std::string events;
     std::optional<ApiError> error;
-    if (message->token || message->done) {
-      if (message->done && !message->done->ok()) error = FromError(message->done->error());
-      event = error ? ServerSentEvent(json::parse(ErrorJson(*error))) : ServerSentEvent(ChunkOf(*run, *message));
-      Take(*run, *message);
+    while (message) {
+      events += EventOf(*run, *message, error);
+      if (error || run->open == 0 || events.size() >= kMostEventBytes) break;
+      message = run->mailbox->TryReceive();
     }
-    if (!co_await stream.Write(event) || error) co_return CancelAll(*run);
+    if (!co_await stream.Write(events) || error) co_return CancelAll(*run);
   }
   KeepSession(*run);
   if (run->request.include_usage) {
@@ -282,6 +302,11 @@ HttpResponse Streamed(std::shared_ptr<Running> run) {
     timer->cancel();
   };
   return response;
+}
+
+std::optional<ApiError> EngineIsFull(const ApiContext& context) {
+  const Status admits = context.engine.Admits();
+  return admits.ok() ? std::nullopt : std::optional(SubmitError(admits.error()));
 }
 
 asio::awaitable<HttpResponse> Complete(ApiContext& context, const HttpRequest& http, bool chat) {
@@ -321,7 +346,8 @@ void AddCompletionRoutes(PathRouter& router, ApiContext& context) {
     router.Add({.method = "POST",
                 .pattern = pattern,
                 .access = Access::kRead,
-                .handler = [&context, chat](const HttpRequest& request) { return Complete(context, request, chat); }});
+                .handler = [&context, chat](const HttpRequest& request) { return Complete(context, request, chat); },
+                .refuses = [&context](const HttpRequest&) { return EngineIsFull(context); }});
   };
   add("/v1/completions", false);
   add("/v1/chat/completions", true);

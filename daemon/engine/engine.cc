@@ -46,6 +46,7 @@ struct Engine::Impl {
         scheduler(*model, options, [this](const std::function<void()>& report) { End(report); }) {}
 
   Result<uint64_t> Submit(std::variant<CompletionTask, LearnTask> task);
+  Status Admits() const;  // REQUIRES: the mutex is held
   void Run();
   bool Receive(std::vector<Arrival>* admitted, std::vector<Arrival>* cancelled);
   void Admit(Arrival& arrival);
@@ -73,17 +74,20 @@ struct Engine::Impl {
 Result<uint64_t> Engine::Impl::Submit(std::variant<CompletionTask, LearnTask> task) {
   POINTSMAN_CHECK_OK(std::visit([&](const auto& given) { return CheckTask(model->config(), given); }, task));
   const std::lock_guard lock(mutex);
-  if (draining || stopping) return Error{ErrorCode::kBusy, "the engine is stopping and takes no new requests"};
-  if (in_flight >= options.slots + options.waiting) {
-    return Error{ErrorCode::kBusy, fmt::format("{} requests run or wait, which is the most: try again later, or allow "
-                                               "more with --slots and --waiting",
-                                               in_flight)};
-  }
+  POINTSMAN_CHECK_OK(Admits());
   ++in_flight;
   ++unreported;
   waiting.push_back({next_id, std::move(task), Scheduler::Clock::now()});
   work.notify_one();
   return next_id++;
+}
+
+Status Engine::Impl::Admits() const {
+  if (draining || stopping) return Error{ErrorCode::kBusy, "the engine is stopping and takes no new requests"};
+  if (in_flight < options.slots + options.waiting) return {};
+  return Error{ErrorCode::kBusy, fmt::format("{} requests run or wait, which is the most: try again later, or allow "
+                                             "more with --slots and --waiting",
+                                             in_flight)};
 }
 
 // Waits for something to do. Takes the arrivals that have a slot and those that were cancelled while they waited; false
@@ -179,6 +183,11 @@ Result<std::unique_ptr<Engine>> Engine::Start(std::shared_ptr<const MoeModel> mo
 Result<uint64_t> Engine::Submit(CompletionTask task) { return impl_->Submit(std::move(task)); }
 
 Result<uint64_t> Engine::Submit(LearnTask task) { return impl_->Submit(std::move(task)); }
+
+Status Engine::Admits() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->Admits();
+}
 
 void Engine::Cancel(uint64_t id) {
   const std::lock_guard lock(impl_->mutex);

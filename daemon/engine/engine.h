@@ -125,6 +125,8 @@ class Engine {
   // model cannot serve: names what), kBusy (no place to wait, or draining).
   Result<uint64_t> Submit(CompletionTask task);
   Result<uint64_t> Submit(LearnTask task);
+  // Whether Submit would find a place now: kBusy, with the same words.
+  Status Admits() const;
   // Ends the request after the current step, with FinishReason::kCancelled. Unknown and ended ids: nothing.
   void Cancel(uint64_t id);
 

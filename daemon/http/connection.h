@@ -108,7 +108,7 @@ class Connection : public AnyConnection, public std::enable_shared_from_this<Con
   // The header block in the buffer, or why there is none.
   boost::asio::awaitable<std::variant<std::string_view, ApiError>> ReadHeaderBlock() {
     const HttpLimits& limits = state_.options.limits;
-    Expire(limits.header_timeout_ms);
+    std::optional<ReadDeadline> deadline;
     for (;;) {
       const std::string_view all = Buffered();
       const size_t end = all.find("\r\n\r\n");
@@ -123,8 +123,9 @@ class Connection : public AnyConnection, public std::enable_shared_from_this<Con
         co_return ApiError{ApiCode::kInvalidRequest, "HTTP: lines end with CR LF"};
       }
       ErrorOf error;
+      if (!deadline) deadline.emplace(this->shared_from_this(), limits.header_timeout_ms);
       if (!co_await ReadSome(error)) {
-        gone_ = true;  // or cut: Beast closes a stream whose deadline passed
+        gone_ = !deadline->passed();
         co_return ApiError{ApiCode::kRequestTimeout, "HTTP: the request's header did not arrive in time"};
       }
     }
@@ -138,9 +139,13 @@ class Connection : public AnyConnection, public std::enable_shared_from_this<Con
                                        bool keep_alive, bool http11);
   boost::asio::awaitable<bool> Refuse(const HttpRequest* request, ApiError error, std::string_view why,
                                       bool keep_alive);
+  boost::asio::awaitable<bool> RefuseLoad(const RequestHead& head, size_t header_bytes, const HttpRequest& request,
+                                          ApiError error, bool keep_alive);
+  boost::asio::awaitable<bool> DropBody(uint64_t bytes);
   boost::asio::awaitable<void> Linger();
 
   class ChunkStream;
+  class ReadDeadline;
   class Watch;
 
   Stream stream_;

@@ -15,6 +15,9 @@ namespace pointsman {
 
 namespace http = boost::beast::http;
 
+inline constexpr uint64_t kDroppedBytes = 512 * 1024;  // of a refused request's body; more costs the connection
+inline constexpr uint32_t kDropTimeout_ms = 2000;
+
 // Sees that a client has gone while its answer is being made: a readable socket without bytes is one that was closed.
 // Ends by itself when bytes come (the next request) or with the request.
 template <typename Stream>
@@ -39,6 +42,37 @@ class Connection<Stream>::Watch {
 
  private:
   std::shared_ptr<boost::asio::cancellation_signal> signal_;
+};
+
+// A deadline of the reads in its scope that leaves the stream open, so that a slow client is told: Beast's own closes.
+template <typename Stream>
+class Connection<Stream>::ReadDeadline {
+ public:
+  ReadDeadline(std::shared_ptr<Connection> connection, uint32_t milliseconds)
+      : state_(std::make_shared<State>()), timer_(connection->Executor()) {
+    connection->Lowest().expires_never();
+    timer_.expires_after(std::chrono::milliseconds(milliseconds));
+    timer_.async_wait([connection, state = state_](ErrorOf error) {
+      if (error || state->over) return;
+      state->passed = true;
+      connection->Lowest().cancel();
+      connection->Expire(1000);  // a composed read that was between two reads goes on: it ends with Beast's deadline
+    });
+  }
+  ~ReadDeadline() {
+    state_->over = true;
+    timer_.cancel();
+  }
+  ReadDeadline(const ReadDeadline&) = delete;
+  ReadDeadline& operator=(const ReadDeadline&) = delete;
+  bool passed() const { return state_->passed; }
+
+ private:
+  struct State {
+    bool passed = false, over = false;
+  };
+  std::shared_ptr<State> state_;
+  boost::asio::steady_timer timer_;
 };
 
 template <typename Stream>
@@ -168,6 +202,37 @@ boost::asio::awaitable<bool> Connection<Stream>::Refuse(const HttpRequest* reque
   co_return kept;
 }
 
+// Reads a body that nobody wants, so that the connection can go on with the request behind it; false if it does not
+// come soon.
+template <typename Stream>
+boost::asio::awaitable<bool> Connection<Stream>::DropBody(uint64_t bytes) {
+  const uint64_t here = std::min<uint64_t>(bytes, buffer_.size());
+  buffer_.consume(here);
+  bytes -= here;
+  Expire(std::min(state_.options.limits.body_timeout_ms, kDropTimeout_ms));
+  std::array<char, 32 * 1024> dropped;
+  ErrorOf error;
+  while (bytes > 0 && !error) {
+    bytes -= co_await stream_.async_read_some(
+        boost::asio::buffer(dropped.data(), std::min<uint64_t>(bytes, dropped.size())), Token(error));
+  }
+  co_return !error;
+}
+
+// Too busy for this request: said after its head, while its body is still on the way. A client that meets this often
+// should not have to connect anew each time, so a body of modest size is dropped and the connection goes on.
+template <typename Stream>
+boost::asio::awaitable<bool> Connection<Stream>::RefuseLoad(const RequestHead& head, size_t header_bytes,
+                                                            const HttpRequest& request, ApiError error,
+                                                            bool keep_alive) {
+  const uint64_t body_bytes = head.content_length.value_or(0);
+  // Who waits for 100 Continue may send the body or not: nobody can know where the next request begins.
+  const bool drop = head.content_length && body_bytes <= kDroppedBytes && !head.expects_continue;
+  if (!co_await Refuse(&request, error, "limit", keep_alive && (drop || !head.has_body()))) co_return false;
+  buffer_.consume(header_bytes);
+  co_return co_await DropBody(body_bytes);
+}
+
 template <typename Stream>
 boost::asio::awaitable<bool> Connection<Stream>::ReadBody(const RequestHead& head, std::string_view block,
                                                           uint64_t limit, HttpRequest& request,
@@ -195,11 +260,14 @@ boost::asio::awaitable<bool> Connection<Stream>::ReadBody(const RequestHead& hea
     error = ApiError{ApiCode::kInvalidRequest, "HTTP: " + failed.message()};
     co_return false;
   }
-  Expire(state_.options.limits.body_timeout_ms);
-  if (!parser.is_done()) co_await http::async_read(stream_, buffer_, parser, Token(failed));
+  std::optional<ReadDeadline> deadline;
+  if (!parser.is_done()) {
+    deadline.emplace(this->shared_from_this(), state_.options.limits.body_timeout_ms);
+    co_await http::async_read(stream_, buffer_, parser, Token(failed));
+  }
   if (failed == http::error::body_limit) co_return too_large();
-  if (failed == boost::beast::error::timeout) {
-    gone_ = true;
+  if (failed && deadline && deadline->passed()) {
+    gone_ = failed == boost::beast::error::timeout;
     error = ApiError{ApiCode::kRequestTimeout, "HTTP: the request's body did not arrive in time"};
     co_return false;
   }
@@ -310,7 +378,13 @@ boost::asio::awaitable<bool> Connection<Stream>::ServeOne(bool last) {
     slot.emplace(state_.requests_in_flight, state_.options.limits.requests_in_flight);
     if (!slot->admitted()) {
       const ApiError error{ApiCode::kOverloaded, "too many requests are running; try again", {}, 1};
-      co_return co_await refuse(error, "limit");
+      co_return co_await RefuseLoad(head, header.size(), request, error, keep_alive);
+    }
+  }
+  if (match.route->refuses) {
+    if (const std::optional<ApiError> error = match.route->refuses(request)) {
+      slot.reset();
+      co_return co_await RefuseLoad(head, header.size(), request, *error, keep_alive);
     }
   }
   if (bodyless) {
@@ -320,7 +394,7 @@ boost::asio::awaitable<bool> Connection<Stream>::ServeOne(bool last) {
     std::optional<ApiError> error;
     if (!co_await ReadBody(head, header, limit, request, error)) {
       if (!error) co_return false;
-      co_return co_await Refuse(&request, *error, "body", false);
+      co_return co_await Refuse(&request, *error, error->code == ApiCode::kRequestTimeout ? "timeout" : "body", false);
     }
   }
   Lowest().expires_never();

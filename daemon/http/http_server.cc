@@ -316,6 +316,8 @@ HttpServerStats HttpServer::stats() const {
           .refused_connections = state.refused};
 }
 
+void HttpServer::Stop() { impl_->Stop(); }
+
 Status HttpServer::ReloadTls() {
   if (impl_->state.options.tls_certificate.empty()) return {};
   POINTSMAN_TRY(auto fresh, LoadTls(impl_->state.options));

@@ -86,6 +86,10 @@ class HttpServer {
   // New certificate and key from the same files; connections that are open keep theirs.
   Status ReloadTls();
 
+  // Ends the network threads at once; connections and what handlers hold stay until the destructor, which is the place
+  // for it: after what tells handlers of its end, since that posts to them. May be called again.
+  void Stop();
+
   // Stops accepting, answers new requests of open connections with 503, lets running ones finish; at the deadline
   // requests their cancellation and closes. true: everything finished in time. Blocks; call once.
   bool Drain();

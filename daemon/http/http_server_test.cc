@@ -59,6 +59,16 @@ class RunningServer : public ::testing::Test {
                   co_return HttpResponse{.body = std::to_string(r.body.size())};
                 },
                 .max_body_bytes = 10});
+    router.Add({.method = "POST",
+                .pattern = "/busy",
+                .access = Access::kRead,
+                .handler = [](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
+                  co_return HttpResponse{.body = std::to_string(r.body.size())};
+                },
+                .refuses = [this](const HttpRequest&) -> std::optional<ApiError> {
+                  if (!busy_) return std::nullopt;
+                  return ApiError{ApiCode::kOverloaded, "busy", {}, 3};
+                }});
     router.Add({"GET", "/slow", Access::kRead, [this](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
                   r.cancelled->OnRequest([this] { ++cancelled_; });
                   boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor);
@@ -145,7 +155,7 @@ class RunningServer : public ::testing::Test {
   std::mutex mutex_;
   std::vector<Record> records_;
   std::atomic<int> cancelled_{0}, slow_running_{0}, defects_{0};
-  std::atomic<bool> release_{false};
+  std::atomic<bool> release_{false}, busy_{true};
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -267,7 +277,53 @@ TEST_F(RunningServer, NobodyIsMadeToReadWhatWillBeRefused) {
   EXPECT_EQ(Ask("GET / HTTP/1.1\nHost: a\n\n").status, 400);
 }
 
-TEST_F(RunningServer, SlowClientsAreCutAtEachDeadline) {
+TEST_F(RunningServer, WhoComesToABusyServerKnowsBeforeItsBodyIsSent) {
+  Start();
+  RawClient client(server_->port());
+  const std::string body(200'000, 'x');
+  const std::string request = Post("/busy", body);
+  client.Send(request.substr(0, request.size() - body.size()));
+  const RawResponse refused = client.Receive();
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_EQ(refused.headers.at("retry-after"), "3");
+  EXPECT_FALSE(refused.headers.contains("connection"));
+  // The connection goes on behind the body, which is dropped: one in pieces, one with the next requests behind it.
+  client.Send(body.substr(0, 70'000));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  client.Send(body.substr(70'000) + request + Get("/healthz"));
+  EXPECT_EQ(client.Receive().status, 503);
+  EXPECT_EQ(client.Receive().body, R"({"status":"ok"})");
+  busy_ = false;
+  client.Send(request);
+  EXPECT_EQ(client.Receive().body, "200000");
+  const std::lock_guard lock(mutex_);
+  EXPECT_EQ(records_[0].refused, "limit");
+}
+
+TEST_F(RunningServer, ABusyServerClosesWhereTheNextRequestCannotBeFound) {
+  HttpServerOptions options;
+  options.limits.body_timeout_ms = 150;
+  Start(options);
+  const std::string head = "POST /busy HTTP/1.1\r\nHost: a\r\n";
+  const std::string much(900'000, 'x');
+  for (const std::string& bytes : {head + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+                                   head + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", Post("/busy", much)}) {
+    RawClient client(server_->port());
+    EXPECT_TRUE(client.Send(bytes));
+    const RawResponse refused = client.Receive();  // whole, although more was sent than is read
+    EXPECT_EQ(refused.status, 503);
+    EXPECT_EQ(refused.headers.at("connection"), "close");
+    EXPECT_TRUE(client.AtEnd());
+  }
+  // A body that is announced and does not come costs the client its connection, nobody else anything.
+  RawClient silent(server_->port());
+  silent.Send(head + "Content-Length: 5\r\n\r\nab");
+  EXPECT_EQ(silent.Receive().status, 503);
+  EXPECT_TRUE(silent.AtEnd());
+  EXPECT_EQ(server_->stats().requests_in_flight, 0u);
+}
+
+TEST_F(RunningServer, SlowClientsAreToldAndCutAtEachDeadline) {
   HttpServerOptions options;
   options.limits.header_timeout_ms = 150;
   options.limits.body_timeout_ms = 150;
@@ -282,14 +338,21 @@ TEST_F(RunningServer, SlowClientsAreCutAtEachDeadline) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     header.Send("x");
   }
-  EXPECT_TRUE(header.AtEnd());
-  EXPECT_TRUE(body.AtEnd());
+  for (RawClient* late : {&header, &body}) {
+    const RawResponse answer = late->Receive();
+    EXPECT_EQ(answer.status, 408);
+    EXPECT_EQ(answer.headers.at("connection"), "close");
+    EXPECT_EQ(json::parse(answer.body)["error"]["code"], "request_timeout");
+    EXPECT_TRUE(late->AtEnd());
+  }
   EXPECT_TRUE(idle.AtEnd());
   EXPECT_LT(SecondsSince(start), 3);
   const std::lock_guard lock(mutex_);
   ASSERT_EQ(records_.size(), 2u);  // the idle one asked nothing
-  for (const Record& record : records_) EXPECT_EQ(record.status, 408);
-  EXPECT_EQ(records_[0].refused, "timeout");
+  for (const Record& record : records_) {
+    EXPECT_EQ(record.status, 408);
+    EXPECT_EQ(record.refused, "timeout");
+  }
 }
 
 TEST_F(RunningServer, HundredsOfSlowClientsDoNotKeepAHealthyOneWaiting) {

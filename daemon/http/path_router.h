@@ -2,11 +2,14 @@
 // Filled before the server starts, then immutable: any thread.
 #pragma once
 
+#include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "daemon/access.h"
+#include "daemon/api_error.h"
 #include "daemon/http/message.h"
 
 namespace pointsman {
@@ -17,6 +20,9 @@ struct Route {
   Access access = Access::kAdmin;
   HttpHandler handler = {};
   uint64_t max_body_bytes = 0;  // 0: the server's own limit
+  // Asked when only the request's head is there: an error is answered without its body. No promise in the other case;
+  // the handler decides. Network threads; quick, changes nothing. May be empty.
+  std::function<std::optional<ApiError>(const HttpRequest&)> refuses = {};
 };
 
 class PathRouter {

@@ -252,6 +252,8 @@ Status BenchOverload(const DaemonBenchOptions& options, const RouteWork& work, j
   report["overload"] = {{"holds_per_s", full.requests_per_s()},
                         {"offered_per_s", plan.rate},
                         {"accepted_per_s", heavy.requests_per_s()},
+                        {"sent_per_s", static_cast<double>(heavy.sent) / heavy.window_s},
+                        {"lag_p99_ms", Quantile(heavy.lag_ms, 0.99)},
                         {"refused_per_s", static_cast<double>(heavy.refused) / heavy.seconds},
                         {"failed", heavy.failed},
                         {"unloaded_p99_ms", Quantile(calm.accepted_ms, 0.99)},
@@ -290,8 +292,10 @@ class SlowClients {
     std::vector<int> handles(count);
     std::vector<size_t> sent(count, 0);
     for (int& handle : handles) handle = Connect(port);
-    while (!stop_) {
-      for (uint32_t i = 0; i < count; ++i) {
+    // Not in step, as clients that know nothing of each other: a tenth of them every tenth of a second.
+    constexpr uint32_t kTurns = 10;
+    for (uint32_t turn = 0; !stop_; turn = (turn + 1) % kTurns) {
+      for (uint32_t i = turn; i < count; i += kTurns) {
         const bool there = send(handles[i], &kHead[sent[i]++ % kHead.size()], 1, MSG_NOSIGNAL) == 1;
         if (there || errno == EAGAIN) continue;
         ++cut_;
@@ -299,7 +303,7 @@ class SlowClients {
         handles[i] = Connect(port);
         sent[i] = 0;
       }
-      for (int i = 0; i < 10 && !stop_; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      std::this_thread::sleep_for(std::chrono::milliseconds(1000 / kTurns));
     }
     for (const int handle : handles) close(handle);
   }

@@ -25,12 +25,13 @@ std::string RouteText(const json& report) {
 
 std::string OverloadText(const json& o) {
   return fmt::format(
-      "overload: holds {:.0f}/s; of {:.0f}/s offered {:.0f}/s are answered (p99 {:.2f} ms, unloaded {:.2f} ms), "
-      "{:.0f}/s refused (p50 {:.2f} ms, p99 {:.2f} ms), {} failed; memory {:.1f} -> {:.1f} MB\n",
-      Number(o, "holds_per_s"), Number(o, "offered_per_s"), Number(o, "accepted_per_s"), Number(o, "accepted_p99_ms"),
-      Number(o, "unloaded_p99_ms"), Number(o, "refused_per_s"), Number(o, "refused_p50_ms"),
-      Number(o, "refused_p99_ms"), o["failed"].get<uint64_t>(), Number(o, "resident_bytes_before") / 1e6,
-      Number(o, "resident_bytes_after") / 1e6);
+      "overload: holds {:.0f}/s; of {:.0f}/s offered {:.0f}/s were sent (p99 {:.2f} ms late), {:.0f}/s answered "
+      "(p99 {:.2f} ms, unloaded {:.2f} ms), {:.0f}/s refused (p50 {:.2f} ms, p99 {:.2f} ms), {} failed; "
+      "memory {:.1f} -> {:.1f} MB\n",
+      Number(o, "holds_per_s"), Number(o, "offered_per_s"), Number(o, "sent_per_s"), Number(o, "lag_p99_ms"),
+      Number(o, "accepted_per_s"), Number(o, "accepted_p99_ms"), Number(o, "unloaded_p99_ms"),
+      Number(o, "refused_per_s"), Number(o, "refused_p50_ms"), Number(o, "refused_p99_ms"), o["failed"].get<uint64_t>(),
+      Number(o, "resident_bytes_before") / 1e6, Number(o, "resident_bytes_after") / 1e6);
 }
 
 std::string GenerateText(const json& g) {

@@ -1,0 +1,88 @@
+"""When a model has been loaded: every memory that requests may use is opened and held against it.
+
+What does not fit is a RuntimeError, so that the engine does not start: a memory that is silently not asked, or asked by
+another model, is worse than none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any, Iterable, Optional
+
+import torch
+
+from . import gates
+from .settings import Settings
+from .worker import Steps
+
+log = logging.getLogger("vllm.pointsman")
+
+
+def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: torch.device) -> Steps:
+    """What worker.py asks at each step."""
+    name = config.model_config.model
+    if device.type != "cpu":
+        raise RuntimeError(f"pointsman: the plug-in routes on the CPU; {name} runs on {device.type}, where it was not tested")
+    found = gates.find(model)
+    first, last = config.model_config.get_layers_start_end_indices(config.parallel_config)
+    steps = Steps(settings, found)
+    fingerprint = fingerprint_of(name) if settings.memories else None
+    for memory_name, directory in settings.memories.items():
+        memory = steps.open(directory)
+        check_layers(found, memory_name, memory, [layer for layer in memory.layers if first <= layer < last], name)
+        check_fingerprint(memory_name, memory.manifest["fingerprint"], fingerprint, name)
+        verdict = (memory.manifest.get("verdict") or {}).get("verdict", "absent")
+        if verdict != "adopt":
+            log.warning("pointsman: the verdict of memory %r is %s", memory_name, verdict)
+    if loses_its_output_layer(model, config.model_config.hf_config):
+        log.error("pointsman: %s ties its output layer to its embeddings, and vLLM's %s does not: its answers are noise, with a memory or "
+                  "without. Serve it with --model-impl transformers, or add lm_head.weight to the checkpoint", name, type(model).__name__)
+    log.info("pointsman: %d routers of %s ask %s", len(found), name, ", ".join(settings.memories) or "sessions")
+    return steps
+
+
+def check_layers(gates: dict[int, tuple[int, int]], name: str, memory: Any, layers: Iterable[int], model: str) -> None:
+    """Each of `layers` has a gate (layer -> (hidden size, experts)) of the memory's shape."""
+    missing = [layer for layer in layers if layer not in gates]
+    if missing:
+        raise RuntimeError(f"pointsman: memory {name!r} has layers whose router is out of reach in {model}: "
+                           f"{', '.join(map(str, missing))} (found: {', '.join(map(str, sorted(gates))) or 'none'}). Serve this model without "
+                           "a memory, or with vLLM's own implementation of it instead of --model-impl transformers")
+    for layer in layers:
+        if gates[layer] != (memory.hidden_size, memory.experts):
+            raise RuntimeError(f"pointsman: memory {name!r} is for {memory.hidden_size} hidden units and {memory.experts} experts, layer {layer} "
+                               f"of {model} has {gates[layer][0]} and {gates[layer][1]}: build a memory for this model")
+
+
+def fingerprint_of(model: str) -> Optional[dict[str, str]]:
+    """None, and a warning, where the core knows no fingerprint of this family or finds no checkpoint that it can read."""
+    import pointsman
+
+    try:
+        directory = model
+        if not os.path.isdir(directory):
+            from huggingface_hub import snapshot_download
+
+            directory = snapshot_download(model, local_files_only=True)
+        return pointsman.model_fingerprint(directory)
+    except Exception as error:  # noqa: BLE001
+        log.warning("pointsman: %s cannot be held against the memory's fingerprint: %s", model, error)
+        return None
+
+
+def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[str, str]], model: str) -> None:
+    wrong = [f"{field} is {found[field]}, the memory has {wanted[field]}"
+             for field in ("architecture", "config_sha256", "router_sha256", "tokenizer_sha256") if found and found[field] != wanted[field]]
+    if wrong:
+        raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: {'; '.join(wrong)}; name a memory that "
+                           "was built for this model, or `pointsman rebuild --model` this one")
+
+
+def loses_its_output_layer(model: torch.nn.Module, config: Any) -> bool:
+    """vLLM's OLMoE makes an output layer of its own and finds no weights for it in a checkpoint that ties it."""
+    output, embeddings = getattr(model, "lm_head", None), getattr(getattr(model, "model", None), "embed_tokens", None)
+    if not getattr(config, "tie_word_embeddings", False) or output is None or embeddings is None:
+        return False
+    output, embeddings = getattr(output, "weight", None), getattr(embeddings, "weight", None)
+    return output is not None and embeddings is not None and output.shape == embeddings.shape and not torch.equal(output, embeddings)
