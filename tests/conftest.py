@@ -5,11 +5,13 @@ import os
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import jsonschema
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "build/release/python"))  # the Python package as it was built
 BINARY = ROOT / "build/release/pointsman"
 SEED = 7
 

@@ -17,8 +17,6 @@ from conftest import flip_bit, truncate
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "build/release/python"
 ROUTE = ROOT / "build/release/pointsman_route"
-sys.path.insert(0, str(PACKAGE))
-
 pointsman = pytest.importorskip("pointsman", reason="cmake --build build/release --target pointsman_python")
 
 ROWS, HIDDEN, EXPERTS, VOCABULARY = 40, 12, 10, 7  # of pointsman_route's memories
@@ -101,7 +99,7 @@ def test_what_writes_nothing_keeps_every_bit(memory, text):
         router.route(begin(router, slot, tokens), layer, hidden, changed)
         assert same_bits(changed, logits), (slot, layer)
     assert router.counters()["touched"] > 0 and router.counters()["written"] == 0
-    assert router.counters()["non_finite"] == 3  # the NaN, on each slot that has a memory or a session at the layer
+    assert router.counters()["non_finite"] == 2  # the NaN, on each slot that has a memory at the layer
 
 
 def test_kill_switch(memory, text):
@@ -202,7 +200,7 @@ def test_torch_tensors_are_taken_without_a_copy(memory, text, dtype):
     small_hidden, small = torch.from_numpy(hidden).to(kind), torch.from_numpy(logits).to(kind)
     router = pointsman.Router()
     step = begin(router, router.add_slot(memory), torch.from_numpy(tokens))
-    expected = small.float()
+    expected = small.float().clone()
     router.route(step, 1, small_hidden.float(), expected)
     changed = small.clone()
     router.route(step, 1, small_hidden, changed)
@@ -225,8 +223,8 @@ def test_arrays_that_do_not_fit_are_named(memory, text):
         ((hidden.astype(np.int32), logits), "hidden: is of int32; pass float32"),
         ((hidden, logits[0]), "logits: has the shape [10]; pass a matrix"),
         ((hidden[:5], logits), "hidden: 5 rows for a step of 40"),
-        ((hidden[:, :5].copy(), logits), "layer 1: hidden size is 5, the memory has 12"),
-        ((hidden, logits[:, :9].copy()), "layer 1: 9 experts, the memory has 10"),
+        ((hidden[:, :5].copy(), logits), "layer 1: hidden size is 5, the memory's keys have 12"),
+        ((hidden, logits[:, :9].copy()), "layer 1: 9 experts"),
         ((hidden, logits.repeat(2, 1)[:, ::2]), "logits: of shape [40, 10] is not contiguous; pass numpy.ascontiguousarray"),
         ((hidden.T.copy().T, logits), "hidden: of shape [40, 12] is not contiguous"),
         ((hidden, locked), "logits: is read-only"),
@@ -259,8 +257,6 @@ def test_steps_that_do_not_fit_are_named(memory, text):
         assert str(error_of(call)).startswith(message), str(error_of(call))
     begin(router, slot, tokens)
     assert "stale" in str(error_of(lambda: router.route(step, 1, hidden, logits)))
-    with pytest.raises(TypeError):
-        router.route(None, 1, hidden, logits)
 
 
 def test_memories_that_do_not_open_are_named(made, tmp_path):

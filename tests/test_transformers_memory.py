@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -17,7 +19,7 @@ import numpy as np  # noqa: E402
 from generation_reader import GenerationReader  # noqa: E402
 from pointsman import Memory, fingerprint  # noqa: E402
 from pointsman.errors import MismatchError  # noqa: E402
-from pointsman.transformers import attach  # noqa: E402
+from pointsman.transformers import Binding, Session, attach  # noqa: E402
 from pointsman.transformers.engines import make_engine  # noqa: E402
 
 
@@ -195,3 +197,39 @@ def test_online_rerouting_gains_what_the_runtime_gains(options, pointsman, hoste
             gain, _ = rewired_gain(beside, alone, cut)
             assert gain == pytest.approx(ours["memory+rewiring"], abs=1e-4)
     assert all(parameter.grad is None for parameter in hosted.parameters())
+
+
+def test_engines_agree_on_padding_bindings_sessions_and_gradients(model, opened, corpus):
+    """What a pass can have, all at once: bf16, left padding, four bindings, two passes before their backward passes."""
+    import tokenizers
+
+    tokenizer = tokenizers.Tokenizer.from_file(str(model / "tokenizer.json"))
+    texts = [tokenizer.encode(path.read_text()[-1200:]).ids[:length] for path, length in zip(sorted(corpus.rglob("*.h")), (60, 33, 60, 47))]
+    ids = torch.tensor([[0] * (60 - len(tokens)) + tokens for tokens in texts])
+    mask = torch.tensor([[0] * (60 - len(tokens)) + [1] * len(tokens) for tokens in texts])
+    session = Session({0: torch.linspace(-1, 1, 8), 1: torch.linspace(1, -1, 8)})
+    rows = (Binding(opened), Binding(opened, session), Binding(None, session), Binding(opened, session, strength=0.5, shadow=True))
+    seen = {}
+    for engine in ("core", "torch"):
+        for dtype in (torch.float32, torch.bfloat16):
+            hosted = load(model, dtype).train()
+            hosted.activation_checkpointing_enable({"use_reentrant": False})
+            with attach(hosted, opened, engine=engine, checkpoint=model) as adapted, adapted.bind(*rows):
+                passes = [hosted(input_ids=part, attention_mask=mask, use_cache=False).logits for part in (ids, ids.flip(0))]
+                sum(logits.float().square().mean() for logits in passes).backward()
+            gradient = hosted.get_input_embeddings().weight.grad.float()
+            seen[engine, dtype] = (passes[0].detach().float()[mask.bool()], gradient, adapted.counters())
+    for dtype, close in ((torch.float32, 1e-4), (torch.bfloat16, 0.1)):
+        core, other = seen["core", dtype], seen["torch", dtype]
+        assert (core[0] - other[0]).abs().max() < close and (core[1] - other[1]).abs().max() < close
+        assert {name: core[2][name] for name in other[2]} == other[2] and core[2]["written"] > 0
+
+
+def test_the_example_runs(model, built_memory, corpus):
+    """examples/transformers_host.py, as a user starts it."""
+    text = sorted(corpus.rglob("*.h"))[0]
+    done = subprocess.run([sys.executable, ROOT / "examples/transformers_host.py", model, built_memory, text], capture_output=True, text=True,
+                          timeout=280, env=os.environ | {"PYTHONPATH": str(ROOT / "build/release/python"), "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    values = {line[:15].strip(): float(line[16:22]) for line in done.stdout.splitlines() if not line.startswith("{")}
+    assert values["frozen"] == values["detached"] != values["with the memory"]

@@ -317,7 +317,7 @@ def checks(vllm_path, vllm_model, built_memory, corpus, pointsman, tmp_path_fact
     pointsman.ok("docs", "remove", other, "--document", some["document"])
     np.savez(folder / "ada.npz", **{"layer.1": np.random.default_rng(5).standard_normal(8)})
     done = subprocess.run([str(PYTHON), str(ROOT / "tests/vllm_checks.py"), str(vllm_model), str(built_memory), str(other), str(folder)],
-                          capture_output=True, text=True, timeout=400,
+                          capture_output=True, text=True, timeout=900,
                           env=pointsman.environment({"PYTHONPATH": vllm_path, "CHECK_TEXT": str(corpus)}))
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -27,7 +27,7 @@ FAMILIES = {
                                                     shared_expert_intermediate_size=32)),
     "qwen3_moe": (transformers.Qwen3MoeConfig, dict(num_experts=EXPERTS, num_experts_per_tok=2, moe_intermediate_size=32, head_dim=32)),
     "mixtral": (transformers.MixtralConfig, dict(num_local_experts=EXPERTS, num_experts_per_tok=2)),
-    "gpt_oss": (transformers.GptOssConfig, dict(num_local_experts=EXPERTS, num_experts_per_tok=2, head_dim=32, sliding_window=32,
+    "gpt_oss": (transformers.GptOssConfig, dict(num_local_experts=EXPERTS, num_experts_per_tok=2, head_dim=32, sliding_window=128,
                                                 layer_types=["full_attention", "sliding_attention"])),
 }
 

@@ -65,7 +65,9 @@ TEST_F(CompletionResponseTest, AWholeAnswerCountsAndAveragesItsTokens) {
 }
 
 TEST_F(CompletionResponseTest, AFrozenAnswerSaysSoAndHasNoGeneration) {
-  const json body = CompletionJson(Head(true, false), std::vector<ChoiceState>(1), {}, 1, {}, *tokenizer_);
+  std::vector<ChoiceState> choices(1);
+  choices[0].finish_reason = "stop";
+  const json body = CompletionJson(Head(true, false), choices, {}, 1, {}, *tokenizer_);
   EXPECT_EQ(body["object"], "chat.completion");
   EXPECT_EQ(body["choices"][0]["message"], (json{{"role", "assistant"}, {"content", ""}, {"refusal", nullptr}}));
   EXPECT_EQ(body["pointsman"]["memory"], nullptr);
@@ -75,6 +77,7 @@ TEST_F(CompletionResponseTest, AFrozenAnswerSaysSoAndHasNoGeneration) {
 
 TEST_F(CompletionResponseTest, LogprobsOfPartsOfCharactersShowTheirBytes) {
   ChoiceState choice;
+  choice.finish_reason = "stop";
   choice.Add(Token('a', "a"), true);
   choice.Add(Token(0xe2, ""), true);
   const json text = CompletionJson(Head(false, true), std::span(&choice, 1), {}, 1, {}, *tokenizer_)["choices"][0];

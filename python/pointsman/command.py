@@ -22,7 +22,7 @@ def _stop(problem: str) -> NoReturn:
     raise SystemExit(1)
 
 
-def torch_libraries(folder: pathlib.Path = FOLDER) -> pathlib.Path:
+def torch_libraries(folder: pathlib.Path) -> pathlib.Path:
     """Where the environment's torch keeps its libraries; torch itself is not imported. SystemExit with the remedy if it is
     not there, or not the one that the binary was built with: its C++ interface differs from version to version."""
     wanted = (folder / "torch_version").read_text().strip()
@@ -40,6 +40,6 @@ def main() -> NoReturn:
     binary = FOLDER / "pointsman"
     if not binary.exists():
         _stop(NOT_BUILT)
-    libraries = [str(torch_libraries()), os.environ.get("LD_LIBRARY_PATH", "")]
+    libraries = [str(torch_libraries(FOLDER)), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in libraries if path)
     os.execv(binary, [str(binary), *sys.argv[1:]])

@@ -1,6 +1,6 @@
 """One vLLM, with and without a memory: the mean loss on texts of its subject, and what it writes.
 
-    python python/examples/vllm_offline.py MODEL MEMORY TEXT...
+    python examples/vllm_offline.py MODEL MEMORY TEXT...
 
 TEXT is any file; those that the memory was not built from say more. Serving over HTTP needs no code:
 
