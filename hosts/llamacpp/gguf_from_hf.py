@@ -1,6 +1,7 @@
 """Writes a small Mixture-of-Experts checkpoint in the hub's format as a GGUF file.
 
     python hosts/llamacpp/gguf_from_hf.py MODEL_DIR OUT.gguf [--type f32|f16|q8_0]
+    python hosts/llamacpp/gguf_from_hf.py --random-layers N OUT.gguf      random fp16 layers of OLMoE-1B-7B's widths, to time
 
 For the reference model and the tests' models, whose tokenizers llama.cpp's own converter does not know: it asks for a
 byte-level BPE with GPT-2's pattern and takes the vocabulary as it stands. Published models are converted by llama.cpp's
@@ -154,12 +155,53 @@ def convert(folder, out, kind="f32"):
     writer.close()
 
 
+def write_random(out, layers):
+    """0.8 GB a layer. Every expert of a layer has the same weights: they are read from different places all the same."""
+    gguf = import_gguf()
+    random = np.random.default_rng(0)
+    hidden, inner, experts, vocabulary = 2048, 1024, 64, 4096
+    config = {"num_attention_heads": 16, "max_position_embeddings": 4096, "hidden_size": hidden, "num_hidden_layers": layers,
+              "intermediate_size": inner, "rms_norm_eps": 1e-5, "num_experts": experts, "num_experts_per_tok": 8}
+    writer = gguf.GGUFWriter(str(out), "olmoe", use_temp_file=False)
+    write_parameters(writer, config, "olmoe")
+    writer.add_tokenizer_model("none")
+    writer.add_vocab_size(vocabulary)
+
+    def add(name, *shape, kind=np.float16):
+        values = random.standard_normal(shape[-2:], dtype=np.float32) / shape[-1] ** 0.5
+        writer.add_tensor(name + ".weight", np.broadcast_to(values.astype(kind), shape))
+
+    add("token_embd", vocabulary, hidden)
+    add("output", vocabulary, hidden)
+    norms = ["output_norm"]
+    for layer in range(layers):
+        block = f"blk.{layer}."
+        norms += [block + name for name in ("attn_norm", "attn_q_norm", "attn_k_norm", "ffn_norm")]
+        for name in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            add(block + name, hidden, hidden)
+        add(block + "ffn_gate_inp", experts, hidden, kind=np.float32)
+        add(block + "ffn_gate_exps", experts, inner, hidden)
+        add(block + "ffn_up_exps", experts, inner, hidden)
+        add(block + "ffn_down_exps", experts, hidden, inner)
+    for name in norms:
+        writer.add_tensor(name + ".weight", np.ones(hidden, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("model", type=pathlib.Path, help="a folder with config.json, tokenizer.json and *.safetensors")
+    parser.add_argument("model", type=pathlib.Path, nargs="?", help="a folder with config.json, tokenizer.json and *.safetensors")
     parser.add_argument("out", type=pathlib.Path, help="the file to write")
     parser.add_argument("--type", choices=("f32", "f16", "q8_0"), default="f32", help="of matrices (default: f32)")
+    parser.add_argument("--random-layers", type=int, help="no model: random weights of OLMoE-1B-7B's widths")
     given = parser.parse_args()
+    if (given.model is None) == (given.random_layers is None):
+        parser.error("give a model or --random-layers, one of the two")
+    if given.random_layers:
+        return write_random(given.out, given.random_layers)
     convert(given.model, given.out, given.type)
 
 
