@@ -195,7 +195,7 @@ def test_the_cost_is_measured(tiny_gguf):
     assert report["entries_per_layer"] == 1000 and report["layers"] == 2
 
 
-FAMILY_SIZES = dict(vocab_size=256, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
+FAMILY_SIZES = dict(vocab_size=257, hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4,
                     num_experts=8, num_experts_per_tok=2, max_position_embeddings=128, tie_word_embeddings=False)
 FAMILIES = {
     "olmoe": ("OlmoeConfig", dict(num_key_value_heads=4, eos_token_id=0, pad_token_id=None)),
@@ -206,10 +206,10 @@ FAMILIES = {
 
 
 def random_family(name, folder):
-    """A random model of the family with a byte-level tokenizer, in the hub's format."""
+    """A random model of the family with a byte-level tokenizer of one merge, in the hub's format."""
+    import tokenizers
     import torch
     import transformers
-    from test_model_parity import write_byte_tokenizer
 
     kind, changes = FAMILIES[name]
     torch.manual_seed(3)
@@ -222,7 +222,11 @@ def random_family(name, folder):
             else:
                 weight.normal_(std=weight.shape[-1] ** -0.5)
     model.save_pretrained(folder)
-    write_byte_tokenizer(folder)
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(
+        vocab={text: number for number, text in enumerate([*alphabet, "ab"])}, merges=[("a", "b")]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(folder / "tokenizer.json"))
     return model
 
 
@@ -251,7 +255,7 @@ def test_each_family_is_routed_where_transformers_is(family, convert, tmp_path):
     model = random_family(family, tmp_path / "model")
     convert(tmp_path / "model", tmp_path / "model.gguf")
     random = np.random.default_rng(4)
-    texts = Texts(tmp_path, [random.integers(1, 255, length).tolist() for length in (1, 30, 70)], 256)
+    texts = Texts(tmp_path, [random.integers(1, 255, length).tolist() for length in (1, 30, 70)], 257)
     vectors = random.normal(scale=2, size=(3, 8)).astype(np.float32)
     vectors.tofile(tmp_path / "session.bin")
 
@@ -267,4 +271,4 @@ def test_each_family_is_routed_where_transformers_is(family, convert, tmp_path):
     difference, effect = largest(ours, routed), largest(frozen, routed)
     print(f"{family}: difference to transformers frozen {frozen_difference:.1e}, with a session {difference:.1e}; "
           f"the session changes {effect:.1e}")
-    assert frozen_difference < 0.02 and difference < 0.02 < 0.1 < effect
+    assert frozen_difference < 1e-3 and difference < 1e-3 < 0.1 < effect

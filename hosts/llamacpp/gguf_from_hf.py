@@ -88,7 +88,7 @@ def write_parameters(writer, config, kind):
     rope = config.get("rope_parameters") or {}
     writer.add_rope_freq_base(float(rope.get("rope_theta", config.get("rope_theta", 10000.0))))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_expert_count(config["num_experts"])
+    writer.add_expert_count(config.get("num_experts") or config["num_local_experts"])  # transformers 4 or 5
     writer.add_expert_used_count(config["num_experts_per_tok"])
     if kind != "olmoe":
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
@@ -104,6 +104,8 @@ def write_tokenizer(writer, gguf, folder, size):
     model, added = tokenizer["model"], {token["content"]: token for token in tokenizer.get("added_tokens") or []}
     if model["type"] != "BPE":
         sys.exit(f"gguf_from_hf: {folder}/tokenizer.json: {model['type']} is not byte-level BPE")
+    if not model["merges"]:
+        sys.exit(f"gguf_from_hf: {folder}/tokenizer.json: no merges; llama.cpp loads no byte-level BPE without one")
     names = {number: text for text, number in model["vocab"].items()} | {t["id"]: text for text, t in added.items()}
     texts, kinds = [], []
     for number in range(size):
