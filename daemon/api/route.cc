@@ -237,8 +237,9 @@ HttpResponse JsonAnswer(const RouteRows& r, const Routed& routed, const MemoryUs
                        {"generation", use.loaded->generation}});
 }
 
-// Requests whose rows are being routed: one for each compute thread. What is taken then waits for nobody; with one more
-// a thread waiting, the p99 of what is taken under overload was 2.5 times the unloaded one (docs/results.md).
+// Requests whose rows are being routed or wait for it: two for each compute thread. With one a thread what is taken
+// under overload waits for nobody (docs/results.md), but four clients of small requests are already refused now and
+// then.
 class RouteAdmission {
  public:
   explicit RouteAdmission(uint32_t most) : most_(most) {}
@@ -258,7 +259,7 @@ class RouteAdmission {
 struct RouteService {
   explicit RouteService(ApiContext& c)
       : context(c),
-        admission(std::max(1u, c.options.compute_threads)),
+        admission(2 * std::max(1u, c.options.compute_threads)),
         seconds(c.metrics.AddHistogram("pointsman_route_duration_seconds", "Time of /v1/route on a compute thread.",
                                        LatencyBuckets())),
         rows(c.metrics.AddCounter("pointsman_route_rows_total", "Rows that /v1/route was given.")),
