@@ -101,14 +101,16 @@ at::Tensor MeanLosses(const at::Tensor& logits, const at::Tensor& targets, const
 at::Tensor Spread(const at::Tensor& rows) { return rows.square().sum(1).sqrt() + 1e-20; }
 
 // [B, 1], 0..1: the cosine between the steps of the first and of the second half of the counted tokens, as a part of
-// kFullAgreement.
-at::Tensor Agreement(const std::vector<at::Tensor>& rows, const at::Tensor& weights) {
+// kFullAgreement. scales [B, rows.size()]: how far each layer of a context moves; one that only its neighbours in the
+// batch adapt has no say.
+at::Tensor Agreement(const std::vector<at::Tensor>& rows, const at::Tensor& weights, const at::Tensor& scales) {
   const at::Tensor head = (weights.cumsum(1) <= 0.5 * weights.sum(1, /*keepdim=*/true)).to(at::kFloat).unsqueeze(-1);
   std::vector<at::Tensor> first, second;
-  for (const at::Tensor& layer : rows) {
-    const at::Tensor spread = Spread(layer), beginning = (layer * head).sum(1);
-    first.push_back(beginning / spread);
-    second.push_back((layer.sum(1) - beginning) / spread);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const at::Tensor unit = scales.select(1, static_cast<int64_t>(i)).unsqueeze(1) / Spread(rows[i]);
+    const at::Tensor beginning = (rows[i] * head).sum(1);
+    first.push_back(beginning * unit);
+    second.push_back((rows[i].sum(1) - beginning) * unit);
   }
   const at::Tensor a = at::cat(first, 1), b = at::cat(second, 1);
   const at::Tensor lengths = (a.square().sum(1, /*keepdim=*/true) * b.square().sum(1, /*keepdim=*/true)).sqrt();
@@ -231,7 +233,8 @@ Result<Rerouted> Rerouter::Fit(const at::Tensor& weights) {
     }
     if (options_.rule == ReroutingRule::kAdam) adam.Step(sums, 1.0);
     at::Tensor rate = at::full({batch, 1}, options_.rate);
-    if (options_.rule == ReroutingRule::kAgreement) rate = rate * Agreement(gradients.rows, weights);
+    if (options_.rule == ReroutingRule::kAgreement)
+      rate = rate * Agreement(gradients.rows, weights, scales_.index_select(1, at::tensor(adapted_)));
     for (size_t i = 0; i < adapted_.size(); ++i) {
       at::Tensor& vectors = result.vectors[adapted_[i]];
       if (options_.rule != ReroutingRule::kAdam) vectors -= rate * sums[i] / Spread(gradients.rows[i]);

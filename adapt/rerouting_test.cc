@@ -119,6 +119,26 @@ TEST_F(ContextsOfATinyModel, ContextsOfABatchDoNotMixAndPaddingDoesNotCount) {
   }
 }
 
+TEST_F(ContextsOfATinyModel, ContextsThatAdaptDifferentLayersDoNotMix) {
+  const std::vector<Sequence> contexts = testing::PredictableText(8, 40, /*seed=*/9, /*alphabet=*/200);
+  for (const bool soft : {false, true}) {
+    const ReroutingOptions options{
+        .rate = 0.1, .layers = ReroutedLayers::kMostConfident, .layer_count = 1, .soft = soft};
+    const Rerouted together = Adapted(contexts, options);
+    std::vector<size_t> moved(3, 0);  // by layer: contexts
+    for (size_t b = 0; b < contexts.size(); ++b) {
+      const Rerouted alone = Adapted({contexts[b]}, options);
+      for (size_t layer = 0; layer < alone.vectors.size(); ++layer) {
+        const auto row = static_cast<int64_t>(b);
+        EXPECT_TRUE(at::allclose(together.vectors[layer][row], alone.vectors[layer][0], 1e-3, 1e-4))
+            << "context " << b << ", layer " << layer << ", soft " << soft;
+        moved[layer] += Largest(alone.vectors, static_cast<int64_t>(layer)) > 0;
+      }
+    }
+    EXPECT_GE(std::count_if(moved.begin(), moved.end(), [](size_t contexts) { return contexts > 0; }), 2) << soft;
+  }
+}
+
 TEST_F(ContextsOfATinyModel, VectorsRouteAsASessionOfTheRouterDoes) {
   const at::NoGradGuard no_grad;
   const Rerouted rerouted = Adapted(contexts_, {}, memory_);

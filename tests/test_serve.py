@@ -403,19 +403,25 @@ def test_keys_tenants_and_rotation(pointsman, model, built_memory, tmp_path):
 
 def test_it_drains_at_the_first_signal_and_ends_at_the_second(pointsman, model):
     running = Server(pointsman, "--model", model, "--threads", "1")
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(running.ok, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 120, "n": 4})
-        time.sleep(0.15)
-        running.process.send_signal(signal.SIGTERM)
-        assert len(answer.result()["choices"]) == 4
-    status, log = running.stop()
-    assert status == 0 and "draining" in log and "stopped" in log
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=120)
+    connection.request("POST", "/v1/completions", json.dumps({"prompt": "x", "max_tokens": 120, "n": 4, "stream": True}),
+                       {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    answer.readline()  # it is answering
+    running.process.send_signal(signal.SIGTERM)
+    rest = answer.read()
+    assert rest.count(b'"finish_reason":"') == 4 and b"[DONE]" in rest
+    connection.close()
+    _, log = running.process.communicate(timeout=60)  # no second signal
+    assert running.process.returncode == 0 and "draining" in log and "stopped" in log
     again = Server(pointsman, "--model", model, "--threads", "1", "--drain-timeout", "60")
     with socket.create_connection(("127.0.0.1", again.port)) as held:
-        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{")
-        time.sleep(0.2)
+        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n"
+                     b"Expect: 100-continue\r\n\r\n")
+        assert held.recv(100).startswith(b"HTTP/1.1 100")
         again.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
+        while "draining" not in again.process.stderr.readline():
+            assert again.process.poll() is None
         assert again.stop()[0] == 130
 
 
