@@ -11,6 +11,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <future>
 #include <map>
 #include <mutex>
 #include <thread>
@@ -22,6 +23,7 @@
 #include "daemon/expiry.h"
 #include "daemon/keys.h"
 #include "daemon/service_notify.h"
+#include "daemon/thread_priority.h"
 
 namespace pointsman {
 namespace {
@@ -202,7 +204,11 @@ Status Daemon::Impl::LoadParts() {
   }
   sessions = std::make_unique<SessionStore>(options.sessions);
   texts = std::make_unique<DocumentTextCache>(model->tokenizer());
-  compute = std::make_unique<boost::asio::thread_pool>(std::max(1u, options.compute_threads));
+  auto pool = std::async(std::launch::async, [&] {  // a thread whose priority the pool's inherit
+    YieldToNetwork();
+    return std::make_unique<boost::asio::thread_pool>(std::max(1u, options.compute_threads));
+  });
+  compute = pool.get();
   POINTSMAN_TRY(engine, Engine::Start(model, options.engine));
   return {};
 }

@@ -416,7 +416,7 @@ def test_it_drains_at_the_first_signal_and_ends_at_the_second(pointsman, model):
     assert running.process.returncode == 0 and "draining" in log and "stopped" in log
     again = Server(pointsman, "--model", model, "--threads", "1", "--drain-timeout", "60")
     with socket.create_connection(("127.0.0.1", again.port)) as held:
-        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n"
+        held.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 10\r\n"
                      b"Expect: 100-continue\r\n\r\n")
         assert held.recv(100).startswith(b"HTTP/1.1 100")
         again.process.send_signal(signal.SIGTERM)

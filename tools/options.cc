@@ -254,6 +254,10 @@ constexpr std::array kOptions = {
     Within(1, 4096,
            Option("compute-threads", kInteger, "serve", "N", "2",
                   "for searches and /v1/route, beside the model's own threads")),
+    Within(0, 60000,
+           Option("route-wait", kReal, "serve bench-daemon", "MS", "0.5",
+                  "milliseconds that a request of /v1/route waits for a compute thread at most; what would wait longer "
+                  "gets 503")),
     Within(1, 64, Option("network-threads", kInteger, "serve", "N", "1", "for connections")),
     Within(1, 1e6, Option("connections", kInteger, "serve", "N", "1024", "open connections at most")),
     Within(1, 1e6,

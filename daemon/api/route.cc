@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <chrono>
 #include <cstring>
@@ -13,6 +12,8 @@
 #include "daemon/api/await.h"
 #include "daemon/api/context.h"
 #include "daemon/json_body.h"
+#include "daemon/wait_admission.h"
+#include "memory/stopwatch.h"
 #include "router/router.h"
 
 namespace pointsman {
@@ -237,41 +238,22 @@ HttpResponse JsonAnswer(const RouteRows& r, const Routed& routed, const MemoryUs
                        {"generation", use.loaded->generation}});
 }
 
-// Requests whose rows are being routed or wait for it: two for each compute thread. With one a thread what is taken
-// under overload waits for nobody (docs/results.md), but four clients of small requests are already refused now and
-// then.
-class RouteAdmission {
- public:
-  explicit RouteAdmission(uint32_t most) : most_(most) {}
-  bool Enter() {
-    if (running_.fetch_add(1) < most_) return true;
-    running_.fetch_sub(1);
-    return false;
-  }
-  void Leave() { running_.fetch_sub(1); }
-  bool Full() const { return running_.load() >= most_; }
-
- private:
-  const uint32_t most_;
-  std::atomic<uint32_t> running_{0};
-};
-
 struct RouteService {
   explicit RouteService(ApiContext& c)
       : context(c),
-        admission(2 * std::max(1u, c.options.compute_threads)),
+        admission(c.options.compute_threads, c.options.route_wait_ms / 1e3),
         seconds(c.metrics.AddHistogram("pointsman_route_duration_seconds", "Time of /v1/route on a compute thread.",
                                        LatencyBuckets())),
         rows(c.metrics.AddCounter("pointsman_route_rows_total", "Rows that /v1/route was given.")),
         written(c.metrics.AddCounter("pointsman_route_rows_written_total", "Rows whose logits /v1/route changed.")) {}
   ApiContext& context;
-  RouteAdmission admission;
+  WaitAdmission admission;
   Histogram& seconds;
   Counter& rows;
   Counter& written;
 };
 
-HttpResponse Answer(RouteService& service, const HttpRequest& http, bool binary) {
+HttpResponse Answer(RouteService& service, const HttpRequest& http, bool binary, WaitAdmission::Ticket& ticket) {
   const auto started = std::chrono::steady_clock::now();
   std::string memory = service.context.options.default_memory;
   if (const auto named = http.query.find("memory"); named != http.query.end()) memory = named->second;
@@ -292,7 +274,9 @@ HttpResponse Answer(RouteService& service, const HttpRequest& http, bool binary)
   ++use.state->requests;
   service.rows.Add(rows.rows);
   service.written.Add(static_cast<double>(std::ranges::count(routed.written, 1)));
-  service.seconds.Observe(std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count());
+  const double seconds = SecondsSince(started);
+  service.seconds.Observe(seconds);
+  ticket.Took(seconds);  // requests that were refused tell nothing of it
   return binary ? BinaryResponse(rows, routed) : JsonAnswer(rows, routed, use);
 }
 
@@ -300,12 +284,9 @@ ApiError Busy() { return {ApiCode::kOverloaded, "the router is busy; try again",
 
 asio::awaitable<HttpResponse> Handle(std::shared_ptr<RouteService> service, const HttpRequest& http) {
   const bool binary = http.Header("content-type") == kBinary;
-  if (!service->admission.Enter()) {
-    co_return ErrorResponse(Busy());
-  }
-  HttpResponse response = co_await OnCompute(service->context.compute, [&] { return Answer(*service, http, binary); });
-  service->admission.Leave();
-  co_return response;
+  auto ticket = service->admission.Enter(http.body.size());
+  if (!ticket) co_return ErrorResponse(Busy());
+  co_return co_await OnCompute(service->context.compute, [&] { return Answer(*service, http, binary, *ticket); });
 }
 
 }  // namespace

@@ -15,6 +15,7 @@
 
 #include "daemon/engine/scheduler.h"
 #include "daemon/engine/task_check.h"
+#include "daemon/thread_priority.h"
 #include "memory/stopwatch.h"
 
 namespace pointsman {
@@ -110,6 +111,7 @@ bool Engine::Impl::Receive(std::vector<Arrival>* admitted, std::vector<Arrival>*
 }
 
 void Engine::Impl::Run() {
+  YieldToNetwork();  // LibTorch's threads are started from here, and inherit it
   at::set_num_threads(options.threads > 0 ? options.threads
                                           : std::max(1, static_cast<int>(std::thread::hardware_concurrency())));
   for (;;) {

@@ -1,5 +1,5 @@
 // One connection: reads requests one after the other, answers them in order. A template over the transport: TCP, TLS
-// over TCP, Unix socket. Internal to http_server.cc.
+// over TCP, Unix socket. Internal to this folder.
 //
 // Every wait has a deadline: idle, header, body, handler, write. Bytes that a client sends ahead (pipelining) stay in
 // the buffer until the answer before them is out, so a client cannot make the server hold more than one header block
@@ -29,6 +29,7 @@
 
 #include "daemon/http/request_head.h"
 #include "daemon/http/server_state.h"
+#include "daemon/http/streams.h"
 
 namespace pointsman {
 
@@ -161,6 +162,9 @@ class Connection : public AnyConnection, public std::enable_shared_from_this<Con
   friend class ChunkStream;
 };
 
-}  // namespace pointsman
+// Each in a file of its own: one alone takes a compiler a minute.
+extern template class Connection<TcpStream>;
+extern template class Connection<TlsStream>;
+extern template class Connection<UnixStream>;
 
-#include "daemon/http/connection_impl.h"
+}  // namespace pointsman

@@ -6,13 +6,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <boost/asio/io_context.hpp>
-#include <boost/asio/ip/tcp.hpp>
-#include <boost/asio/local/stream_protocol.hpp>
-#include <boost/asio/ssl/context.hpp>
-#include <boost/asio/strand.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
-#include <boost/beast/ssl/ssl_stream.hpp>
 #include <condition_variable>
 #include <set>
 #include <thread>
@@ -26,10 +19,6 @@ namespace asio = boost::asio;
 namespace beast = boost::beast;
 using tcp = asio::ip::tcp;
 using unix_protocol = asio::local::stream_protocol;
-using Strand = asio::strand<asio::io_context::executor_type>;
-using TcpStream = beast::basic_stream<tcp, Strand>;
-using UnixStream = beast::basic_stream<unix_protocol, Strand>;
-using TlsStream = beast::ssl_stream<TcpStream>;
 
 Error IoError(const std::string& what, const boost::system::error_code& error) {
   const bool taken = error == asio::error::address_in_use;

@@ -25,7 +25,7 @@ struct ChildOptions {
   std::vector<std::string> arguments = {};    // without the program's name
   std::filesystem::path directory = {};       // to work in; empty: the server's
   std::vector<std::string> environment = {};  // "NAME=VALUE"
-  int niceness = 10;                          // added to this process's
+  int niceness = 15;                          // added to this process's; behind what computes for clients
   int oom_score_adj = 500;                    // the kernel's choice of whom to kill: the child before the server
   uint64_t address_space_bytes = 0;           // RLIMIT_AS; 0 = no limit. Files that are mapped count
 };

@@ -267,7 +267,7 @@ TEST_F(Jobs, TheChildIsNicer) {
   Start();
   const JobRecord job = Ended(Submit("nice"));
   ASSERT_TRUE(job.result) << job.error;  // a number is JSON
-  EXPECT_EQ(job.result->get<int>(), std::min(19, getpriority(PRIO_PROCESS, 0) + 10));
+  EXPECT_EQ(job.result->get<int>(), std::min(19, getpriority(PRIO_PROCESS, 0) + ChildOptions().niceness));
 }
 
 TEST_F(Jobs, WhatTheServersEndInterruptsGoesOnAtTheNextStart) {

@@ -50,6 +50,7 @@ Result<Output> RunBenchDaemon(const Settings& settings) {
   options.rows = static_cast<uint32_t>(settings.Integer("rows"));
   options.connections = static_cast<uint32_t>(settings.Integer("connections"));
   options.slow_connections = static_cast<uint32_t>(settings.Integer("slow-connections"));
+  options.route_wait_ms = settings.Real("route-wait");
   options.seconds = settings.Real("seconds");
   options.rounds = static_cast<int>(settings.Integer("rounds"));
   options.tokens = static_cast<uint32_t>(settings.Integer("max-tokens"));

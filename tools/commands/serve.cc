@@ -98,6 +98,7 @@ Result<Output> RunServe(const Settings& settings) {
   options.engine.waiting = static_cast<uint32_t>(settings.Integer("waiting"));
   options.engine.threads = static_cast<int>(settings.Integer("threads"));
   options.compute_threads = static_cast<uint32_t>(settings.Integer("compute-threads"));
+  options.route_wait_ms = settings.Real("route-wait");
   options.expiry_interval_s = static_cast<uint32_t>(settings.Integer("expiry-interval"));
   options.sessions.sessions = static_cast<uint32_t>(settings.Integer("sessions"));
   options.sessions.idle_timeout_s = static_cast<uint32_t>(settings.Integer("session-idle"));

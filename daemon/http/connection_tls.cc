@@ -1,0 +1,7 @@
+#include "daemon/http/connection_impl.h"
+
+namespace pointsman {
+
+template class Connection<TlsStream>;
+
+}  // namespace pointsman
