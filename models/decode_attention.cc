@@ -12,7 +12,7 @@ namespace pointsman {
 namespace {
 
 // Floats of keys and values a thread that are worth waking it for.
-constexpr int64_t kFloatsPerThread = 1 << 18;
+constexpr int64_t kFloatsPerThread = 1 << 20;
 
 float* RowOf(const at::Tensor& matrix, int64_t row) { return matrix.data_ptr<float>() + row * matrix.stride(0); }
 
@@ -34,14 +34,6 @@ void Append(const Call& call, const float* key, const float* value, const Decode
   RotateHeads(key, heads, call.rope, row.past, CacheRow(keys, row.sequence, row.past), keys.stride(1));
   float* to = CacheRow(values, row.sequence, row.past);
   for (int64_t h = 0; h < heads; ++h) std::copy_n(value + h * dim, dim, to + h * values.stride(1));
-}
-
-// softmax(scale * scores), in place.
-void Softmax(std::span<float> scores, float scale) {
-  const float highest = *std::ranges::max_element(scores);
-  float sum = 0;
-  for (float& score : scores) sum += score = std::exp(scale * (score - highest));
-  for (float& score : scores) score /= sum;
 }
 
 // Attends for one key head after another, with the memory of the one before.

@@ -183,7 +183,7 @@ at::Tensor CombineFewRows(const at::Tensor& x, const ExpertWeights& w, const Dis
     }
   };
   // One row leaves the threads to the products of each expert, which share them where it is large.
-  if (x.size(0) == 1 || slots * 3 * width * w.down.size(2) < kProductsPerThread) {
+  if (x.size(0) == 1 || slots * 3 * width * w.down.size(2) < 2 * kProductsPerThread) {
     apply(0, experts);
   } else {
     at::parallel_for(0, experts, 1, apply);
@@ -337,6 +337,17 @@ class MixFunction : public Function<MixFunction> {
   }
 };
 
+// Of each row [rows, E].
+at::Tensor Probabilities(const at::Tensor& logits) {
+  if (logits.size(0) > kFewRows) return at::softmax(logits, -1);
+  at::Tensor probabilities = logits.clone(at::MemoryFormat::Contiguous);
+  const int64_t experts = logits.size(1);
+  for (int64_t row = 0; row < logits.size(0); ++row) {
+    Softmax(std::span(probabilities.data_ptr<float>() + row * experts, experts), 1);
+  }
+  return probabilities;
+}
+
 }  // namespace
 
 at::Tensor MixExperts(const at::Tensor& x, const at::Tensor& logits, const ExpertWeights& weights, int64_t k,
@@ -345,7 +356,7 @@ at::Tensor MixExperts(const at::Tensor& x, const at::Tensor& logits, const Exper
                                                       weights.gate_up.requires_grad() || weights.down.requires_grad());
   if (records) return MixFunction::apply(x, logits, weights.gate_up, weights.down, k, normalize);
   const at::NoGradGuard no_grad;
-  const Dispatch dispatch = Plan(at::softmax(logits, -1), k, normalize);
+  const Dispatch dispatch = Plan(Probabilities(logits), k, normalize);
   return x.size(0) <= kFewRows ? CombineFewRows(x, weights, dispatch) : Combine(x, weights, dispatch, nullptr);
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <cmath>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -169,6 +170,13 @@ void MultiplyFewRows(Rows x, const float* w, int64_t in, int64_t out, Results y)
 
 void WeightedSum(std::span<const float> weights, const float* rows, int64_t width, float* y) {
   WeightedSumHere()(weights, rows, width, y);
+}
+
+void Softmax(std::span<float> scores, float scale) {
+  const float highest = *std::ranges::max_element(scores);
+  float sum = 0;
+  for (float& score : scores) sum += score = std::exp(scale * (score - highest));
+  for (float& score : scores) score /= sum;
 }
 
 }  // namespace pointsman

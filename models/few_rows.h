@@ -16,8 +16,9 @@ namespace pointsman {
 
 inline constexpr int64_t kFewRows = 16;  // from 32 on LibTorch's products are as fast
 
-// Multiplications of one thread that are worth waking a second for.
-inline constexpr int64_t kProductsPerThread = 1 << 18;
+// Multiplications of one thread that are worth waking a second for, which takes 50 us where it sleeps (on machines that
+// others share it does, and so it does in a server whose threads are more than the cores).
+inline constexpr int64_t kProductsPerThread = 1 << 20;
 
 // y[r] [out] = W [out, in] x[r] [in], for each r. Uses LibTorch's pool where W is large; inside one of its parallel
 // regions, and for small W, runs on the calling thread. REQUIRES: as many x as y; no y overlaps an x.
@@ -26,5 +27,8 @@ void MultiplyFewRows(std::span<const float* const> x, const float* w, int64_t in
 
 // y [width] = sum over i of weights[i] * rows[i], rows [weights.size(), width] dense, in ascending order.
 void WeightedSum(std::span<const float> weights, const float* rows, int64_t width, float* y);
+
+// softmax(scale * scores), in place. at::softmax wakes LibTorch's threads for any two rows.
+void Softmax(std::span<float> scores, float scale);
 
 }  // namespace pointsman

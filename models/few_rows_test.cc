@@ -62,7 +62,7 @@ TEST(FewRows, ARowHasTheSameBitsBesideAnyOthers) {
 }
 
 TEST(FewRows, AnyNumberOfThreadsGivesTheSameBits) {
-  constexpr int64_t kIn = 512, kOut = 2051;  // more than a thread's share
+  constexpr int64_t kIn = 512, kOut = 4101;  // more than a thread's share
   static_assert(kIn * kOut > 2 * kProductsPerThread);
   const auto x = RandomFloats(3 * kIn, 5), w = RandomFloats(kOut * kIn, 6);
   const int threads = at::get_num_threads();

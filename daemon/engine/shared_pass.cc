@@ -48,12 +48,11 @@ Status TryPass(Compute& compute, std::span<const MoeModel::RowSegment> segments,
   const at::Tensor logits = compute.model.ForwardRows(segments, routed ? &compute.hook : nullptr);
   compute.hook.CollectTrace(false);
   POINTSMAN_CHECK_OK(compute.hook.status());
-  const at::Tensor logprobs = logits.log_softmax(-1);
   int64_t row = 0;
   for (size_t i = 0; i < segments.size(); ++i) {
     if (!segments[i].wants_logits) continue;
-    results[i].logits = logits[row];
-    results[i].logprobs = logprobs[row++];
+    results[i].logits = logits[row++];
+    results[i].logprobs = results[i].logits.log_softmax(-1);  // of several rows at once it would wake threads
     // One value that is not finite makes all of them NaN.
     if (std::isnan(results[i].logprobs.const_data_ptr<float>()[0]))
       results[i].status = NotFinite(segments[i].cache->length - 1);

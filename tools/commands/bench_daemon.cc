@@ -53,6 +53,7 @@ Result<Output> RunBenchDaemon(const Settings& settings) {
   options.route_wait_ms = settings.Real("route-wait");
   options.seconds = settings.Real("seconds");
   options.rounds = static_cast<int>(settings.Integer("rounds"));
+  options.threads = static_cast<int>(settings.Integer("threads"));
   options.tokens = static_cast<uint32_t>(settings.Integer("max-tokens"));
   options.model = settings.Path("model");
   options.memory = settings.Path("memory");
