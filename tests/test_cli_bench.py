@@ -92,3 +92,26 @@ def test_bench_daemon_compares_the_same_answers(pointsman, model):
 
 def test_bench_daemon_refuses_a_part_that_is_not_there(pointsman, model):
     fails(pointsman("bench", "daemon", "--model", model, "--parts", "speed", *SMALL_DAEMON), 2, "--parts speed", "overload")
+
+
+SMALL_HOSTS = ("bench", "hosts", "--shape", "small", "--entries", "500", "--rounds", "1")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed: tools/setup bench")
+def test_bench_hosts_measures_each_host_with_and_without(pointsman):
+    document = pointsman.json(*SMALL_HOSTS, "--batch", "1,2", "--prompt-tokens", "8", "--python", sys.executable, "--scripts", ROOT / "tools" / "bench", schema="bench_hosts")
+    runs = {(run["host"], run["phase"], run["batch"]): run for run in document["runs"]}
+    assert set(runs) == {("runtime", "decode", 1)} | {("transformers", phase, batch) for phase in ("decode", "prefill") for batch in (1, 2)}
+    for run in runs.values():
+        assert run["overhead"] == pytest.approx(run["frozen_tokens_per_s"] / run["memory_tokens_per_s"] - 1)
+        assert run["routing"] > 0
+    ours, theirs = (runs[host, "decode", 1]["frozen_tokens_per_s"] for host in ("runtime", "transformers"))
+    assert document["runtime_over_transformers"] == pytest.approx(ours / theirs)
+
+
+def test_bench_hosts_names_what_is_missing(pointsman):
+    fails(pointsman(*SMALL_HOSTS, "--hosts", "mlx"), 2, "--hosts mlx", "llama.cpp")
+    fails(pointsman(*SMALL_HOSTS, "--hosts", "llama.cpp"), 2, "--gguf", "gguf_from_hf.py")
+    fails(pointsman(*SMALL_HOSTS, "--hosts", "transformers", "--python", "/nowhere/python"), 1, "/nowhere/python", "tools/setup bench")
+    fails(pointsman(*SMALL_HOSTS, "--prompt-tokens", "256"), 2, "--prompt-tokens 256", "256 positions")
+    fails(pointsman(*SMALL_HOSTS, "--batch", "none"), 2, "--batch none")

@@ -45,6 +45,7 @@ Result<Output> RunBenchScan(const Settings& settings);
 Result<Output> RunBenchRewire(const Settings& settings);
 Result<Output> RunStudyRewire(const Settings& settings);
 Result<Output> RunBenchRoute(const Settings& settings);
+Result<Output> RunBenchHosts(const Settings& settings);
 Result<Output> RunBenchBuild(const Settings& settings);
 Result<Output> RunBenchDaemon(const Settings& settings);
 Result<Output> RunServe(const Settings& settings);

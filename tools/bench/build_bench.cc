@@ -18,6 +18,7 @@
 #include "indexer/job.h"
 #include "indexer/reference_set.h"
 #include "tools/bench/bench_clock.h"
+#include "tools/bench/child_output.h"
 
 namespace pointsman {
 namespace {
@@ -98,35 +99,10 @@ class WorkFile {
   std::string name_;
 };
 
-std::string Quoted(const std::string& text) {
-  std::string quoted = "'";
-  for (const char c : text) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return quoted + "'";
-}
-
 Result<Timing> RunScript(const BuildBenchOptions& options, const std::string& script, const std::string& work) {
-  const std::filesystem::path path = options.scripts / script;
-  for (const std::filesystem::path& needed : {options.python, path}) {
-    if (!std::filesystem::exists(needed)) {
-      return Error{ErrorCode::kNotFound,
-                   fmt::format("{}: not there: run this in the source folder after tools/setup bench, or give --python "
-                               "and --scripts",
-                               needed.string())};
-    }
-  }
-  const std::string command = fmt::format("OMP_NUM_THREADS={} {} {} {}", options.data.threads,
-                                          Quoted(options.python.string()), Quoted(path.string()), Quoted(work));
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> pipe(popen(command.c_str(), "r"), [](std::FILE*) { return 0; });
-  if (!pipe) return Error{ErrorCode::kInternal, path.string() + ": no process can be started"};
-  std::string printed(1 << 12, '\0');
-  printed.resize(std::fread(printed.data(), 1, printed.size(), pipe.get()));
-  const int status = pclose(pipe.get());
-  const nlohmann::json answer = nlohmann::json::parse(printed, nullptr, /*allow_exceptions=*/false);
-  if (status != 0 || !answer.is_object()) {
-    return Error{ErrorCode::kInternal, path.string() +
-                                           ": failed, its message is above; tools/setup bench installs "
-                                           "what it needs"};
-  }
+  POINTSMAN_TRY(const nlohmann::json answer,
+                JsonOfChild({options.python.string(), (options.scripts / script).string(), work}, "tools/setup bench",
+                            fmt::format("OMP_NUM_THREADS={}", options.data.threads)));
   return Timing{answer.value("seconds", 0.0), answer.value("cpu_seconds", 0.0), answer.value("nll", 0.0)};
 }
 

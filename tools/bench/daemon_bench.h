@@ -24,8 +24,8 @@ struct DaemonBenchOptions {
   uint32_t hidden = 2048, experts = 64, rows = 16;
   uint32_t connections = 8;
   double route_wait_ms = 0.5;  // of our server in overload and loris
-  double seconds = 5;        // of each measurement
-  int rounds = 3;            // of those with two sides, in turn; medians are printed
+  double seconds = 5;          // of each measurement
+  int rounds = 3;              // of those with two sides, in turn; medians are printed
   uint32_t slow_connections = 200;
   double overload = 5;                 // times what it can hold
   uint32_t tokens = 128, clients = 8;  // of generate

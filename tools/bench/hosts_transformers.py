@@ -5,8 +5,8 @@
 OLMoE-1B-7B's widths with random weights; the layers share one layer's expert and attention weights, so that the model fits a
 small machine (their routers are their own). The memory may be any of that shape, `pointsman bench hosts` makes a random one
 whose gate is always open; `--memory none` makes one in RAM for the torch engine. Passes with and without the memory take
-turns, the medians of both are compared. Prints one JSON document: {"runs": [{"host", "batch", "memory", "tokens_per_s",
-"overhead", ...}]} (schemas/bench_hosts.schema.json); the time in the adapter is split into routing (engine) and the rest.
+turns, the medians of both are compared. Prints one JSON document: {"runs": [..]} as in schemas/bench_hosts.schema.json; of the
+time that the memory adds, `routing` is what the engine took, as a share of a frozen pass.
 """
 
 import argparse
@@ -24,10 +24,10 @@ import transformers
 from pointsman.transformers import Adapted, Binding, attach
 
 
-def shared_layers_model(layers: int, dtype: torch.dtype) -> Any:
+def shared_layers_model(shape: argparse.Namespace, dtype: torch.dtype) -> Any:
     config = transformers.OlmoeConfig(
-        vocab_size=50304, hidden_size=2048, intermediate_size=1024, num_hidden_layers=1, num_attention_heads=16, num_key_value_heads=16,
-        num_experts=64, num_experts_per_tok=8, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None, pad_token_id=1)
+        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner, num_hidden_layers=1,
+        num_attention_heads=shape.heads, num_key_value_heads=shape.heads, num_experts=shape.experts, num_experts_per_tok=shape.top_k, max_position_embeddings=4096, tie_word_embeddings=True, eos_token_id=None, pad_token_id=1)
     with torch.device("meta"):
         model = transformers.OlmoeForCausalLM(config)
     model = model.to(dtype).to_empty(device="cpu")
@@ -38,12 +38,12 @@ def shared_layers_model(layers: int, dtype: torch.dtype) -> Any:
         for weight in model.parameters():
             weight.fill_(1) if weight.dim() == 1 else weight.uniform_(-1, 1, generator=generator).mul_((3 / weight.shape[-1]) ** 0.5)
     first = model.model.layers[0]
-    for index in range(1, layers):
+    for index in range(1, shape.layers):
         layer = copy.deepcopy(first, {id(weight): weight for weight in first.parameters()})
         layer.self_attn.layer_idx = index
-        layer.mlp.gate.weight = torch.nn.Parameter(torch.randn(64, 2048, generator=generator).mul_(2048**-0.5).to(dtype))
+        layer.mlp.gate.weight = torch.nn.Parameter(torch.randn(shape.experts, shape.hidden, generator=generator).mul_(shape.hidden**-0.5).to(dtype))
         model.model.layers.append(layer)
-    config.num_hidden_layers = layers
+    config.num_hidden_layers = shape.layers
     return model.eval()
 
 
@@ -93,7 +93,7 @@ def timed(work: Callable[[], Any]) -> float:
 @torch.no_grad()
 def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, rounds: int) -> list[dict[str, Any]]:
     generator = torch.Generator().manual_seed(batch)
-    ids = torch.randint(2, 50304, (batch, prompt), generator=generator)
+    ids = torch.randint(2, model.config.vocab_size, (batch, prompt), generator=generator)
     seconds: dict[tuple[str, bool], list[float]] = {(phase, on): [] for phase in ("prefill", "decode") for on in (False, True)}
     routing: dict[str, list[float]] = {"prefill": [], "decode": []}
     binding = dict(check_fingerprint=False, engine=engine)
@@ -105,7 +105,7 @@ def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, round
         for on in ((False, True) if round_ % 2 == 0 else (True, False)):
             adapted = attach(model, memory, **binding) if on else None
             clock = Clock(adapted) if adapted else None
-            token = torch.randint(2, 50304, (batch, 1), generator=generator)
+            token = torch.randint(2, model.config.vocab_size, (batch, 1), generator=generator)
             for phase, work in (("decode", lambda: model(input_ids=token, past_key_values=caches[on], logits_to_keep=1)),
                                 ("prefill", lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1))):
                 if clock:
@@ -125,10 +125,9 @@ def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, round
     for phase in ("decode", "prefill"):
         tokens = batch * (prompt if phase == "prefill" else 1)
         plain, routed = (statistics.median(seconds[phase, on]) for on in (False, True))
-        common = {"host": "transformers", "phase": phase, "batch": batch, "prompt": prompt}
-        runs.append(common | {"memory": False, "tokens_per_s": tokens / plain, "overhead": 0.0})
-        runs.append(common | {"memory": True, "tokens_per_s": tokens / routed, "overhead": routed / plain - 1,
-                              "routing": statistics.median(routing[phase]) / plain})
+        runs.append({"host": "transformers", "phase": phase, "batch": batch, "prompt": prompt, "frozen_tokens_per_s": tokens / plain,
+                     "memory_tokens_per_s": tokens / routed, "overhead": routed / plain - 1,
+                     "routing": statistics.median(routing[phase]) / plain})
     return runs
 
 
@@ -137,6 +136,8 @@ def main() -> int:
     parser.add_argument("--memory", required=True, help="a memory of OLMoE-1B-7B's shape, or none")
     parser.add_argument("--entries", type=int, default=100_000, help="a layer, with --memory none")
     parser.add_argument("--layers", type=int, default=16)
+    for name, value in (("hidden", 2048), ("inner", 1024), ("heads", 16), ("experts", 64), ("top-k", 8), ("vocabulary", 50304)):
+        parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--batch", default="1,8,32")
     parser.add_argument("--prompt", type=int, default=64, help="tokens of each sequence")
     parser.add_argument("--rounds", type=int, default=7, help="pairs of passes; medians are compared")
@@ -154,12 +155,12 @@ def main() -> int:
         from pointsman import Memory
 
         memory = Memory.open(options.memory)
-    model = shared_layers_model(options.layers, getattr(torch, options.dtype))
+    model = shared_layers_model(options, getattr(torch, options.dtype))
     runs = []
     for batch in map(int, options.batch.split(",")):
         runs += measure(model, memory, options.engine, batch, options.prompt, options.rounds)
-        for run in runs[-4:]:
-            print(f"{run['phase']} batch {batch} memory {run['memory']}: {run['tokens_per_s']:.2f} tokens/s, overhead {run['overhead']:+.1%}",
+        for run in runs[-2:]:
+            print(f"{run['phase']} batch {batch}: {run['frozen_tokens_per_s']:.2f} tokens/s frozen, {run['overhead']:+.1%} time with the memory",
                   file=sys.stderr, flush=True)
     tables = memory.tables(memory.layers[0])
     json.dump({"runs": runs, "layers": options.layers, "entries_per_layer": int(np.shape(tables["codes"])[0]), "threads": options.threads,

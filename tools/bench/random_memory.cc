@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "memory/memory.h"
 #include "memory/routing_tables_owned.h"
 
 namespace pointsman {
@@ -85,6 +86,20 @@ std::shared_ptr<const RoutingTables> RandomMemory(const MoeConfig& shape, const 
   tables.gate.pairs.assign(pairs.begin(), pairs.end());
   tables.gate.is_common.assign(pairs.size(), 0);
   return MakeTables(std::move(tables));
+}
+
+Status WriteRandomMemory(const std::filesystem::path& directory, const MoeConfig& shape, const RandomMemorySpec& spec) {
+  POINTSMAN_TRY(auto writer, MemoryWriter::Open(directory, {.create = true}));
+  Manifest manifest;
+  const std::string nobody(64, '0');
+  manifest.fingerprint = {.architecture = "olmoe",
+                          .config_sha256 = nobody,
+                          .router_sha256 = nobody,
+                          .tokenizer_sha256 = nobody,
+                          .dtype = "float32",
+                          .experts_sha256 = nobody};
+  manifest.transform_sha256 = nobody;
+  return writer->Publish(*RandomMemory(shape, spec), manifest);
 }
 
 }  // namespace pointsman

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 
+#include "memory/result.h"
 #include "memory/routing_tables.h"
 #include "models/config.h"
 
@@ -19,5 +21,8 @@ struct RandomMemorySpec {
 // Keys, values and projections are random; the context gate's ramp lies below all evidence, so that every row is
 // searched and changed. Prototypes come with router delta and token table.
 std::shared_ptr<const RoutingTables> RandomMemory(const MoeConfig& shape, const RandomMemorySpec& spec);
+
+// The same on disk, for hosts that open a directory. Its fingerprint is nobody's.
+Status WriteRandomMemory(const std::filesystem::path& directory, const MoeConfig& shape, const RandomMemorySpec& spec);
 
 }  // namespace pointsman

@@ -8,7 +8,6 @@
 #include <cstdlib>
 #include <string>
 
-#include "memory/memory.h"
 #include "tools/bench/random_memory.h"
 
 namespace pointsman {
@@ -21,17 +20,7 @@ Status Write(const std::string& directory, int64_t layers, uint64_t entries) {
   shape.num_layers = layers;
   shape.num_experts = 64;
   shape.experts_per_token = 8;
-  POINTSMAN_TRY(auto writer, MemoryWriter::Open(directory, {.create = true}));
-  Manifest manifest;
-  const std::string nobody(64, '0');
-  manifest.fingerprint = {.architecture = "olmoe",
-                          .config_sha256 = nobody,
-                          .router_sha256 = nobody,
-                          .tokenizer_sha256 = nobody,
-                          .dtype = "float32",
-                          .experts_sha256 = nobody};
-  manifest.transform_sha256 = nobody;
-  return writer->Publish(*RandomMemory(shape, {.rows = entries}), manifest);
+  return WriteRandomMemory(directory, shape, {.rows = entries});
 }
 
 }  // namespace
