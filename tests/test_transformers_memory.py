@@ -233,3 +233,33 @@ def test_the_example_runs(model, built_memory, corpus):
     assert done.returncode == 0, done.stderr
     values = {line[:15].strip(): float(line[16:22]) for line in done.stdout.splitlines() if not line.startswith("{")}
     assert values["frozen"] == values["detached"] != values["with the memory"]
+
+
+def test_verify_compares_the_users_transformers_with_the_runtime(pointsman, model, built_memory):
+    host = pointsman.json("verify", built_memory, "--host", "transformers", "--model", model, "--python", sys.executable, "--max-tokens",
+                          "600", schema="verify")
+    assert host["carries"] and host["silent_is_identical"] and host["version"] == transformers.__version__
+    assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
+    assert 300 < host["tokens"] <= 600
+    for layer in host["layers"]:
+        assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
+        assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
+        assert 0 < layer["logits_max"] < 1e-3
+
+
+def test_verify_sees_weights_of_another_precision(pointsman, model, built_memory):
+    host = pointsman("verify", built_memory, "--host", "transformers", "--model", model, "--python", sys.executable, "--max-tokens",
+                     "600", "--dtype", "bfloat16", "--json")
+    layers = json.loads(host.stdout)["layers"]
+    assert max(layer["logits_max"] for layer in layers) > 1e-3
+    assert max(layer["experts_changed"] for layer in layers) > 0
+
+
+def test_verify_of_a_host_names_what_is_missing(pointsman, model, other_model, built_memory):
+    def says(words, *arguments):
+        run = pointsman("verify", built_memory, "--host", "transformers", *arguments)
+        assert run.returncode != 0 and all(word in run.stderr for word in words), run.stderr
+
+    says(["--host", "--model DIR"])
+    says(["router_sha256"], "--model", other_model)
+    says(["/nowhere/python", "pip install transformers"], "--model", model, "--python", "/nowhere/python")

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
 #include <filesystem>
@@ -22,7 +23,9 @@ Result<nlohmann::json> JsonOfChild(const std::vector<std::string>& arguments, co
                                    const std::string& environment) {
   std::string command = environment;  // ours, and not quoted
   for (const std::string& argument : arguments) {
-    const bool needed = &argument == &arguments.front() || argument.ends_with(".py");
+    // A bare name is the shell's to find.
+    const bool program = &argument == &arguments.front() && argument.find('/') != std::string::npos;
+    const bool needed = program || argument.ends_with(".py");
     if (needed && !std::filesystem::exists(argument)) {
       return Error{ErrorCode::kNotFound, fmt::format("{}: not there: run this in the source folder after {}, or give "
                                                      "--python and --scripts",
@@ -38,8 +41,12 @@ Result<nlohmann::json> JsonOfChild(const std::vector<std::string>& arguments, co
   const int status = pclose(pipe);
   nlohmann::json answer = nlohmann::json::parse(printed, nullptr, /*allow_exceptions=*/false);
   if (status != 0 || !answer.is_object()) {
-    return Error{ErrorCode::kInternal, fmt::format("{}: failed, its message is above; {} installs what it needs",
-                                                   arguments[arguments.size() > 1 ? 1 : 0], remedy)};
+    return Error{
+        ErrorCode::kInternal,
+        fmt::format(
+            "{}: failed, its message is above; {} installs what it needs",
+            arguments[arguments.size() > 2 && arguments[1] == "-m" ? 2 : std::min<size_t>(1, arguments.size() - 1)],
+            remedy)};
   }
   return answer;
 }

@@ -25,7 +25,10 @@ constexpr std::array kCommands = {
             "--self-consistency 8 --temperature 0.7",
             RunGenerate},
     Command{"inspect", "what is in a memory", "pointsman inspect build/memory --layer 0", RunInspect},
-    Command{"verify", "check every byte of a memory", "pointsman verify build/memory --repair", RunVerify},
+    Command{"verify", "check every byte of a memory",
+            "pointsman verify build/memory --repair\n"
+            "  pointsman verify build/memory --host transformers --model models/reference",
+            RunVerify},
     Command{"snapshot", "copy a memory as it stands now, while it is served or written",
             "pointsman snapshot build/memory --out backups/2026-01-31", RunSnapshot},
     Command{"restore", "put the memory of a snapshot in place, every byte checked",

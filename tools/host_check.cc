@@ -1,0 +1,147 @@
+#include "tools/host_check.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "adapt/objective.h"
+#include "adapt/sequences.h"
+#include "indexer/corpus.h"
+#include "memory/memory.h"
+#include "models/model.h"
+#include "models/router_hook.h"
+#include "models/testing/tiny_model.h"
+#include "tools/bench/child_output.h"
+#include "tools/bench/child_server.h"
+
+namespace pointsman {
+namespace {
+
+using nlohmann::json;
+
+// Held-out documents first: there a gain is one. Reference text, where no other is left, tells the drift as well.
+Result<std::vector<Sequence>> TextOf(const Memory& memory, const MoeModel& model, uint64_t most) {
+  POINTSMAN_TRY(const auto truth, memory.OpenTruth());
+  std::vector<Document> documents;
+  POINTSMAN_CHECK_OK(truth->ForEachDocument([&](const Document& document) -> Status {
+    documents.push_back(document);
+    return {};
+  }));
+  std::vector<Sequence> text;
+  uint64_t count = 0;
+  for (const SplitRole role : {SplitRole::kTest, SplitRole::kCalibration, SplitRole::kReference}) {
+    for (Sequence& sequence : MakeSequences(documents, role, SequenceOptionsOf(model.config()))) {
+      if (count > 0 && count + sequence.inputs.size() > most) continue;
+      count += sequence.inputs.size();
+      text.push_back(std::move(sequence));
+    }
+  }
+  if (CountTargets(text) == 0) {
+    return Error{ErrorCode::kInvalidArgument,
+                 memory.directory().string() + ": holds no text to compare hosts on (built with --no-text)"};
+  }
+  return text;
+}
+
+// What the router saw and did at one layer, row by row over all text.
+struct LayerRecord {
+  std::vector<int64_t> neighbours;   // [T, k], best first, -1 where nothing was searched
+  std::vector<uint8_t> written;      // [T]
+  std::vector<float> before, after;  // [T, E]
+};
+
+struct Record {
+  std::map<int32_t, LayerRecord> layers;
+  double frozen_nll = 0, memory_nll = 0;  // mean nats per token
+};
+
+double SumOf(const at::Tensor& losses) { return losses.to(at::kDouble).sum().item<double>(); }
+
+Status ReadWindow(const MoeModel& model, const std::shared_ptr<const Memory>& memory, const Sequence& window,
+                  Record* record) {
+  const Batch batch = MakeBatch(std::span(&window, 1), std::vector<uint32_t>{0});
+  record->frozen_nll += SumOf(TokenLosses(model, batch, nullptr));
+  Router router;
+  RouterHook hook(router);
+  const uint32_t slot =
+      router.AddSlot({.tables = std::shared_ptr<const RoutingTables>(memory, &memory->tables()), .session = nullptr});
+  hook.CollectTrace(true);
+  record->memory_nll += SumOf(TokenLosses(model, batch, &hook, {slot}));
+  POINTSMAN_CHECK_OK(hook.status());
+  for (const RowTrace& row : hook.TakeTrace()) {
+    LayerRecord& layer = record->layers[row.layer];
+    const auto found = std::ranges::lower_bound(memory->tables().layers, row.layer, {}, &LayerView::layer);
+    std::vector<int64_t> rows(static_cast<size_t>(found->calibration.k), -1);
+    for (size_t i = 0; i < std::min(rows.size(), row.neighbours.size()); ++i) rows[i] = row.neighbours[i].row;
+    layer.neighbours.insert(layer.neighbours.end(), rows.begin(), rows.end());
+    layer.written.push_back(row.written);
+    layer.before.insert(layer.before.end(), row.logits_before.begin(), row.logits_before.end());
+    layer.after.insert(layer.after.end(), row.logits_after.begin(), row.logits_after.end());
+  }
+  return {};
+}
+
+template <typename T>
+void WriteArray(const std::filesystem::path& path, const std::vector<T>& values) {
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(T)));
+}
+
+void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>& text, const Record& record,
+               const MoeModel& model) {
+  json windows = json::array(), layers = json::array();
+  for (const Sequence& window : text) {
+    std::vector<int32_t> targets = window.targets;
+    for (size_t i = 0; i < targets.size(); ++i) {
+      if (window.mask[i] == 0) targets[i] = -100;  // what PyTorch's losses leave out
+    }
+    windows.push_back({{"inputs", window.inputs}, {"targets", std::move(targets)}});
+  }
+  for (const auto& [index, layer] : record.layers) {
+    const std::string name = fmt::format("layer_{}", index);
+    WriteArray(folder / (name + ".neighbours"), layer.neighbours);
+    WriteArray(folder / (name + ".written"), layer.written);
+    WriteArray(folder / (name + ".before"), layer.before);
+    WriteArray(folder / (name + ".after"), layer.after);
+    layers.push_back({{"layer", index}, {"k", layer.neighbours.size() / std::max<size_t>(1, layer.written.size())}});
+  }
+  testing::WriteJson(folder / "work.json", {{"windows", std::move(windows)},
+                                            {"layers", std::move(layers)},
+                                            {"experts", model.config().num_experts},
+                                            {"top_k", model.config().experts_per_token}});
+}
+
+}  // namespace
+
+Result<json> CheckHost(const HostCheckOptions& options) {
+  const at::NoGradGuard no_grad;
+  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, MoeModel::Load(options.model));
+  POINTSMAN_TRY(const std::shared_ptr<const Memory> memory, Memory::Open(options.memory, {}));
+  POINTSMAN_TRY(const std::string warning, memory->CheckFingerprint(model->fingerprint()));
+  POINTSMAN_TRY(const std::vector<Sequence> text, TextOf(*memory, *model, options.tokens));
+  Record record;
+  for (const Sequence& window : text) POINTSMAN_CHECK_OK(ReadWindow(*model, memory, window, &record));
+  const auto tokens = static_cast<double>(CountTargets(text));
+  const testing::TemporaryDirectory folder;
+  WriteWork(folder.path(), text, record, *model);
+  // The package as it was built beside this program; an installed one is found without.
+  const auto package = std::filesystem::path(OwnExecutable()).parent_path() / "python";
+  POINTSMAN_TRY(json answer, JsonOfChild({options.python, "-m", "pointsman.transformers.verify", "--work",
+                                          folder.path().string(), "--model", options.model.string(), "--memory",
+                                          options.memory.string(), "--dtype", options.dtype},
+                                         "pip install transformers", "PYTHONPATH=" + package.string()));
+  answer["tokens"] = CountTargets(text);
+  answer["runtime_gain"] = (record.memory_nll - record.frozen_nll) / tokens;
+  answer["gain_difference"] = answer.at("gain").get<double>() - answer["runtime_gain"].get<double>();
+  answer["warning"] = warning;
+  return answer;
+}
+
+}  // namespace pointsman

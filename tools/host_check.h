@@ -1,0 +1,28 @@
+// Behind `pointsman verify --host`: does a memory do in somebody else's engine what it does in ours?
+//
+// Our runtime reads held-out documents of the memory, frozen and with it, and writes down what the router was given and
+// what it did; the host reads the same tokens on the user's installation and compares.
+// The host is transformers (python/pointsman/transformers/verify.py): the only one so far.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "memory/result.h"
+
+namespace pointsman {
+
+struct HostCheckOptions {
+  std::filesystem::path memory, model;
+  std::string dtype = "float32";  // of the host's weights; ours are fp32
+  uint64_t tokens = 2048;         // of text at most
+  std::string python;             // a program's path, or a name that the shell finds
+};
+
+// `host` of schemas/verify.schema.json. Errors: kMismatch (the memory is another model's), kInvalidArgument (the memory
+// holds no text: it was built with --no-text), kInternal (the host failed: its message is on stderr).
+Result<nlohmann::json> CheckHost(const HostCheckOptions& options);
+
+}  // namespace pointsman
