@@ -11,7 +11,7 @@ import torch
 torch.set_num_threads(1)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "build/release/python"))
-pytest.importorskip("lm_eval", reason="lm_eval is not installed: pip install lm_eval accelerate")
+pytest.importorskip("lm_eval", reason="lm_eval is not installed: tools/setup lm_eval")
 pytest.importorskip("accelerate", reason="accelerate, which lm_eval's hf model needs, is not installed")
 
 import lm_eval  # noqa: E402
