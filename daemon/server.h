@@ -32,7 +32,7 @@ struct DaemonOptions {
   HttpServerOptions http;
   EngineOptions engine;
   uint32_t compute_threads = 2;     // searches, /v1/route, files: beside the engine's thread
-  double route_wait_ms = 0.5;         // of /v1/route for a compute thread: a request that would wait longer gets 503
+  double route_wait_ms = 0.5;       // of /v1/route for a compute thread: a request that would wait longer gets 503
   uint32_t expiry_interval_s = 60;  // between looks for documents whose time has passed
   SessionLimits sessions;
   std::filesystem::path memory_root;  // memories may be loaded and built below it only; empty: at start only

@@ -1,5 +1,6 @@
 #include "models/few_rows.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
@@ -72,6 +73,18 @@ TEST(FewRows, AnyNumberOfThreadsGivesTheSameBits) {
   const auto three = Multiply(x, w, kIn, kOut, 0, 3);
   at::set_num_threads(threads);
   EXPECT_EQ(one, three);
+}
+
+TEST(FewRows, SoftmaxIsLibTorchs) {
+  for (const int64_t width : {1, 5, 64, 4096}) {
+    auto scores = RandomFloats(width, 9);
+    for (float& score : scores) score *= 30;
+    const at::Tensor expected = at::softmax(at::tensor(scores) * 0.5, 0);
+    Softmax(scores, 0.5f);
+    for (int64_t i = 0; i < width; ++i) {
+      EXPECT_NEAR(scores[i], expected[i].item<float>(), 1e-6) << width;
+    }
+  }
 }
 
 TEST(FewRows, WeightedSumsOfEveryWidth) {
