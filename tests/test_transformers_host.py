@@ -289,13 +289,18 @@ def test_rows_have_bindings_of_their_own(model):
     session = Session({0: torch.linspace(-2, 2, EXPERTS), 2: torch.linspace(1, -1, EXPERTS)})
     frozen = logits_of(model, ids)
     with adapted(model, one) as attached:
-        with attached.bind(one, None, Binding(two, strength=0.5), Binding(one, session)):
+        routed = []
+        with (attached.bind(one, None, Binding(two, strength=0.5), Binding(one, session)),
+              attached.observed(lambda layer, before, after: routed.append((before, after)))):
             mixed = logits_of(model, ids)
         expected = [logits_of(model, ids[:1])]
         for row, binding in ((2, Binding(two, strength=0.5)), (3, Binding(one, session))):
             with attached.bind(binding):
                 expected.append(logits_of(model, ids[row:row + 1]))
-        assert torch.equal(mixed[1], frozen[1])
+        # Nothing is written of the frozen row; the last bits of experts' products may depend on the rows beside it.
+        columns = ids.shape[1]
+        assert all(torch.equal(before[columns:2 * columns], after[columns:2 * columns]) for before, after in routed)
+        torch.testing.assert_close(mixed[1], frozen[1], **CLOSE)
         for row, alone in zip((0, 2, 3), expected):
             torch.testing.assert_close(mixed[row:row + 1], alone, **CLOSE)
             assert not torch.allclose(mixed[row], frozen[row])
@@ -487,11 +492,16 @@ def test_a_session_learns_from_its_text_and_acts_for_its_rows_only(model, memory
         fed = rerouter.feed(session, ids)
         assert fed.kept and fed.loss_after < fed.loss_before - 0.01
         assert sorted(session.vectors) == [0, 1, 2] and all(vector.shape == (EXPERTS,) for vector in session.vectors.values())
-        with attached.bind(Binding(memory, session), None):
+        routed = []
+        with attached.bind(Binding(memory, session), None), attached.observed(lambda layer, before, after: routed.append((before, after))):
             rows = logits_of(model, torch.cat((ids, other)))
         loss = torch.nn.functional.cross_entropy(rows[0, :-1], ids[0, 1:]).item()
         assert loss == pytest.approx(fed.loss_after, abs=1e-5)
-        assert torch.equal(rows[1], frozen[1])
+        # Of the other row nothing is written. Its experts' products are taken together with the first row's, so that their
+        # last bits may be others on some processors.
+        assert len(routed) == 3 and all(torch.equal(before[32:], after[32:]) for before, after in routed)
+        assert all(not torch.equal(before[:32], after[:32]) for before, after in routed)
+        assert torch.allclose(rows[1], frozen[1], atol=1e-5)
         again = rerouter.feed(session, ids)  # goes on from what it has learned
         assert again.loss_before == pytest.approx(fed.loss_after, abs=1e-5)
     assert torch.equal(logits_of(model, torch.cat((ids, other))), frozen)
