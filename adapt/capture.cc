@@ -43,7 +43,7 @@ class CaptureHook : public RoutingHook {
 
 }  // namespace
 
-std::vector<at::Tensor> CaptureHidden(const MoeModel& model, std::span<const Sequence> sequences,
+std::vector<at::Tensor> CaptureHidden(const LossModel& model, std::span<const Sequence> sequences,
                                       const CaptureOptions& options) {
   int64_t rows = 0;
   for (const Sequence& s : sequences) rows = std::max<int64_t>(rows, s.first_row + s.inputs.size());

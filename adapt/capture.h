@@ -12,7 +12,7 @@
 #include "adapt/sequences.h"
 #include "memory/key_transform.h"
 #include "memory/result.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -24,7 +24,7 @@ struct CaptureOptions {
 
 // hidden[layer] = [N, H] fp32, row first_row + t of each sequence (NumberRows first). Batch shapes depend on the
 // sequences alone, so that the bits do not depend on the number of threads.
-std::vector<at::Tensor> CaptureHidden(const MoeModel& model, std::span<const Sequence> sequences,
+std::vector<at::Tensor> CaptureHidden(const LossModel& model, std::span<const Sequence> sequences,
                                       const CaptureOptions& options);
 
 // One layer's keys: whitened, projected to `dim`, normalised. dim 0: raw hidden states, only normalised (the paper's).

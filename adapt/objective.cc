@@ -56,7 +56,7 @@ class TouchRecorder : public RoutingHook {
   std::vector<uint8_t> touched_;
 };
 
-void ScoreBatch(const MoeModel& model, std::span<const Sequence> sequences, const Batch& batch,
+void ScoreBatch(const LossModel& model, std::span<const Sequence> sequences, const Batch& batch,
                 const HookFactory& hooks, std::vector<SequenceScore>& scores) {
   c10::AutoGradMode no_grad(false);
   std::vector<uint32_t> slots;
@@ -76,17 +76,12 @@ void ScoreBatch(const MoeModel& model, std::span<const Sequence> sequences, cons
 
 }  // namespace
 
-at::Tensor TokenLosses(const MoeModel& model, const Batch& batch, RoutingHook* hook, std::vector<uint32_t> slots) {
-  MoeModel::ForwardOptions options;
-  options.hook = hook;
-  options.slots = std::move(slots);
-  const at::Tensor logits = model.Forward(batch.ids, options);
-  const at::Tensor flat =
-      at::cross_entropy_loss(logits.view({-1, logits.size(-1)}), batch.targets.view({-1}), {}, at::Reduction::None);
-  return flat.view(batch.ids.sizes()) * batch.weights;
+at::Tensor TokenLosses(const LossModel& model, const Batch& batch, RoutingHook* hook,
+                       const std::vector<uint32_t>& slots) {
+  return model.Losses(batch.ids, batch.targets, hook, slots) * batch.weights;
 }
 
-std::vector<SequenceScore> ScoreSequences(const MoeModel& model, std::span<const Sequence> sequences,
+std::vector<SequenceScore> ScoreSequences(const LossModel& model, std::span<const Sequence> sequences,
                                           const HookFactory& hooks, const ScoreOptions& options) {
   std::vector<uint32_t> order(sequences.size());
   std::iota(order.begin(), order.end(), 0u);

@@ -10,7 +10,7 @@
 
 #include "adapt/routing_module.h"
 #include "adapt/sequences.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -32,13 +32,14 @@ struct ScoreOptions {
 
 // Scores every sequence, in order. Batches depend on the sequences alone, so a sequence meets the same neighbours
 // under every hook and thread count, and an untouched batch has the same bits as the frozen model's.
-std::vector<SequenceScore> ScoreSequences(const MoeModel& model, std::span<const Sequence> sequences,
+std::vector<SequenceScore> ScoreSequences(const LossModel& model, std::span<const Sequence> sequences,
                                           const HookFactory& hooks, const ScoreOptions& options);
 
 // Mean nats per counted target over all scores.
 double MeanNll(std::span<const Sequence> sequences, std::span<const SequenceScore> scores);
 
 // [B, T] nats; differentiable with respect to what the hook adds.
-at::Tensor TokenLosses(const MoeModel& model, const Batch& batch, RoutingHook* hook, std::vector<uint32_t> slots = {});
+at::Tensor TokenLosses(const LossModel& model, const Batch& batch, RoutingHook* hook,
+                       const std::vector<uint32_t>& slots = {});
 
 }  // namespace pointsman

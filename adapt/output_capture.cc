@@ -54,7 +54,7 @@ class OutputCaptureHook : public RoutingHook {
 
 }  // namespace
 
-Result<OutputCapture> CaptureOutput(const MoeModel& model, std::span<const Sequence> sequences,
+Result<OutputCapture> CaptureOutput(const LossModel& model, std::span<const Sequence> sequences,
                                     const std::shared_ptr<const RoutingTables>& tables, const CaptureOptions& options) {
   int64_t rows = 0;
   for (const Sequence& s : sequences) rows = std::max<int64_t>(rows, s.first_row + s.inputs.size());

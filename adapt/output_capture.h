@@ -12,7 +12,7 @@
 #include "adapt/sequences.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -24,7 +24,7 @@ struct OutputCapture {
 
 // Row first_row + t of each sequence (NumberRows first). `tables` route, one slot a sequence; an output memory in them
 // stays silent. Batches depend on the sequences alone: the same bits for any number of threads. Errors: the router's.
-Result<OutputCapture> CaptureOutput(const MoeModel& model, std::span<const Sequence> sequences,
+Result<OutputCapture> CaptureOutput(const LossModel& model, std::span<const Sequence> sequences,
                                     const std::shared_ptr<const RoutingTables>& tables, const CaptureOptions& options);
 
 }  // namespace pointsman

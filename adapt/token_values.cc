@@ -46,7 +46,7 @@ void CopyValues(const at::Tensor& values, std::span<const Sequence> sequences, c
   }
 }
 
-void OptimizeBatch(const MoeModel& model, std::span<const Sequence> sequences, const Batch& batch,
+void OptimizeBatch(const LossModel& model, std::span<const Sequence> sequences, const Batch& batch,
                    const TokenValueOptions& options, TokenValues& result) {
   const int64_t layers = model.config().num_layers, rows = batch.ids.numel();
   std::vector<at::Tensor> values(layers), leaves;
@@ -79,7 +79,7 @@ void OptimizeBatch(const MoeModel& model, std::span<const Sequence> sequences, c
 
 }  // namespace
 
-TokenValues OptimizeTokenValues(const MoeModel& model, std::span<const Sequence> sequences,
+TokenValues OptimizeTokenValues(const LossModel& model, std::span<const Sequence> sequences,
                                 const TokenValueOptions& options) {
   TokenValues result;
   result.before.resize(sequences.size());

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "adapt/objective.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -31,7 +31,7 @@ struct TokenValues {
 };
 
 // REQUIRES: NumberRows was called on `sequences`.
-TokenValues OptimizeTokenValues(const MoeModel& model, std::span<const Sequence> sequences,
+TokenValues OptimizeTokenValues(const LossModel& model, std::span<const Sequence> sequences,
                                 const TokenValueOptions& options);
 
 }  // namespace pointsman

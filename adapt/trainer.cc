@@ -22,7 +22,7 @@ struct ShardResult {
 };
 
 // Gradient of sum(nll) / batch_weight on one shard.
-ShardResult ShardGradients(const MoeModel& model, const RoutingModule* module,
+ShardResult ShardGradients(const LossModel& model, const RoutingModule* module,
                            const std::vector<at::Tensor>& parameters, const Batch& batch, double batch_weight,
                            double noise) {
   c10::AutoGradMode with_grad(true);
@@ -64,7 +64,7 @@ ShardResult StillGradients(const RoutingModule& module, const std::vector<at::Te
 
 class Loop {
  public:
-  Loop(const MoeModel& model, const RoutingModule* module, std::vector<Parameter> parameters,
+  Loop(const LossModel& model, const RoutingModule* module, std::vector<Parameter> parameters,
        std::span<const Sequence> reference, std::span<const Sequence> held_out, const TrainOptions& options)
       : model_(model),
         module_(module),
@@ -166,7 +166,7 @@ class Loop {
     for (const at::Tensor& value : values_) best_.push_back(value.detach().clone());
   }
 
-  const MoeModel& model_;
+  const LossModel& model_;
   const RoutingModule* module_;
   std::vector<Parameter> parameters_;
   std::vector<at::Tensor> values_, best_;
@@ -178,7 +178,7 @@ class Loop {
 
 }  // namespace
 
-TrainReport Train(const MoeModel& model, RoutingModule& module, std::span<const Sequence> reference,
+TrainReport Train(const LossModel& model, RoutingModule& module, std::span<const Sequence> reference,
                   std::span<const Sequence> held_out, const TrainOptions& options) {
   return Loop(model, &module, module.Parameters(), reference, held_out, options).Run();
 }

@@ -9,6 +9,7 @@
 
 #include "adapt/objective.h"
 #include "adapt/routing_module.h"
+#include "models/model.h"
 
 namespace pointsman {
 
@@ -53,7 +54,7 @@ struct TrainReport {
 
 // Leaves the module with the parameters of its best epoch (epoch 0 = untrained, if nothing was better).
 // The result depends on the inputs and the seed, not on `threads`.
-TrainReport Train(const MoeModel& model, RoutingModule& module, std::span<const Sequence> reference,
+TrainReport Train(const LossModel& model, RoutingModule& module, std::span<const Sequence> reference,
                   std::span<const Sequence> held_out, const TrainOptions& options);
 
 // Full fine-tuning of a trainable clone with the same loop (the upper reference of the verdict).

@@ -1,5 +1,8 @@
 #include "indexer/builder.h"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <optional>
 #include <utility>
@@ -51,6 +54,17 @@ Status CheckOptions(const BuildOptions& options) {
                  ": values trained through the model's loss are changes (delta); "
                  "logits and assignments need --preset knn");
   }
+  if (options.capture != "runtime" && options.capture != "transformers") {
+    return wrong("--capture " + options.capture + ": use runtime or transformers");
+  }
+  if (options.capture == "transformers" && options.preset == "knn") {
+    return wrong(
+        "--preset knn: values of the published recipe are made by our own runtime only; use --preset default or "
+        "fast with --capture transformers");
+  }
+  if (options.capture == "transformers" && options.output_memory) {
+    return wrong("--output-memory: it has no vote in transformers; drop it, or --capture transformers");
+  }
   if (options.data.corpus.empty()) return wrong("--corpus: name at least one file or folder");
   if (options.out.empty()) return wrong("--out: name the memory's directory");
   return {};
@@ -62,16 +76,18 @@ ValueKind ValueKindOf(const std::string& blend) {
 }
 
 // Layers named by --layers, or empty for all.
-Result<std::vector<int>> LayersOf(const std::string& text, int64_t count) {
-  std::vector<int> layers;
+Result<std::vector<int>> LayersOf(const std::string& text, const LossModel& model) {
+  std::vector<int> layers, known;
+  for (int64_t i = 0; i < model.config().num_layers; ++i) known.push_back(model.LayerNumber(static_cast<int>(i)));
   if (text == "auto" || text == "all") return layers;
   for (size_t begin = 0; begin <= text.size();) {
     const size_t end = std::min(text.find(',', begin), text.size());
     const std::string item = text.substr(begin, end - begin);
     if (item.empty() || item.size() > 4 || item.find_first_not_of("0123456789") != std::string::npos ||
-        std::stoi(item) >= count) {
-      return Error{ErrorCode::kInvalidArgument, "--layers " + text + ": use auto, all or numbers below " +
-                                                    std::to_string(count) + " with commas between"};
+        std::find(known.begin(), known.end(), std::stoi(item)) == known.end()) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("--layers {}: use auto, all or MoE layers with commas between; the model's are {}", text,
+                               fmt::join(known, ","))};
     }
     layers.push_back(std::stoi(item));
     begin = end + 1;
@@ -97,6 +113,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
   }
   hash.Update(std::to_string(options.data.seed) + "\n");
   if (options.output_memory) hash.Update("output-memory\n");
+  if (options.capture != "runtime") hash.Update(options.capture + " " + options.dtype + "\n");
   for (const Corpus* text : {&corpus, &general}) {
     for (const Document& d : text->documents) {
       hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
@@ -108,8 +125,9 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
 
 class Builder {
  public:
-  Builder(const BuildOptions& options, const MoeModel& model)
-      : options_(options), model_(model), clock_(ProgressOf(options.data)) {}
+  // `runtime`: the model as our own runtime has it, if that computes it.
+  Builder(const BuildOptions& options, const LossModel& model, const MoeModel* runtime)
+      : options_(options), model_(model), runtime_(runtime), clock_(ProgressOf(options.data)) {}
 
   Result<BuildReport> Run();
 
@@ -122,7 +140,8 @@ class Builder {
   void Say(const std::string& line) const { pointsman::Say(options_.data, line); }
 
   const BuildOptions& options_;
-  const MoeModel& model_;
+  const LossModel& model_;
+  const MoeModel* runtime_;  // CheckOptions: never null where `knn` is built
   Corpus corpus_, general_;
   std::vector<std::string> general_sources_;
   ReferenceSet set_;
@@ -158,7 +177,7 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
   };
   PrototypeOptions prototypes;
   prototypes.count = std::min(PrototypeCount(set_.tokens()), preset.max_prototypes);
-  Result<Candidate> made = name == "knn"       ? BuildKnn(model_, set_, options)
+  Result<Candidate> made = name == "knn"       ? BuildKnn(*runtime_, set_, options)
                            : name == "entries" ? TrainEntries(model_, set_, EntryOptions{}, options)
                                                : TrainPrototypes(model_, set_, prototypes, options);
   if (!made.ok()) return made.error();
@@ -221,7 +240,7 @@ Result<EvalReport> Builder::Judge(const std::shared_ptr<const RoutingTables>& ta
   scoring.statistics.seed = options_.data.seed;
   scoring.verdict.min_gain = options_.min_gain;
   scoring.verdict.damage_bound = options_.damage_bound;
-  scoring.verdict.equal_experts = ExpertsAreEqual(model_);
+  scoring.verdict.equal_experts = model_.ExpertsAreEqual();
   return MakeReport(runs, scoring);
 }
 
@@ -235,7 +254,7 @@ Result<RoutingSignal> Builder::Signal(const std::shared_ptr<const RoutingTables>
 
 Result<BuildReport> Builder::Run() {
   POINTSMAN_TRY(const Preset preset, PresetOf(options_));
-  POINTSMAN_TRY(layers_, LayersOf(options_.layers, model_.config().num_layers));
+  POINTSMAN_TRY(layers_, LayersOf(options_.layers, model_));
   POINTSMAN_TRY(const std::unique_ptr<MemoryWriter> writer, MemoryWriter::Open(options_.out, {.create = true}));
   clock_.Start("ingest");
   POINTSMAN_TRY(corpus_, LoadCorpus(model_, options_.data));
@@ -269,6 +288,7 @@ Result<BuildReport> Builder::Run() {
   POINTSMAN_TRY(set_, MakeReferenceSet(model_, corpus_.documents, reference));
   learned_ = MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
   still_ = MakeStillRows(model_, learned_, options_.data.threads);
+  POINTSMAN_CHECK_OK(model_.status());
   capture.Finish();
 
   clock_.Start("train");
@@ -310,8 +330,12 @@ Result<BuildReport> Builder::Run() {
 
 Result<BuildReport> BuildMemory(const BuildOptions& options) {
   POINTSMAN_CHECK_OK(CheckOptions(options));
+  if (options.capture == "transformers") {
+    POINTSMAN_TRY(const std::unique_ptr<HostedModel> model, LoadHostedModel(options));
+    return Builder(options, *model, nullptr).Run();
+  }
   POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModel(options.data));
-  return Builder(options, *model).Run();
+  return Builder(options, *model, model.get()).Run();
 }
 
 }  // namespace pointsman

@@ -50,6 +50,9 @@ struct BuildOptions {
   bool no_text = false;            // keep no token ids: no excerpts, no rebuild, no trained variants in eval
   double min_gain = 0.01;
   double damage_bound = 0.002;
+  std::string capture = "runtime";  // runtime | transformers: what computes the model
+  // Of transformers (adapt/hosted_model.h):
+  std::string python = "python3", python_package = {}, dtype = "float32", device = "cpu";
 };
 
 struct StageTime {

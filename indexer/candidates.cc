@@ -30,7 +30,12 @@ TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options
   return train;
 }
 
-OwnedTables EmptyTables(const MoeModel& model, const ReferenceSet& set, MemoryKind kind) {
+// A trained module knows MoE layers by index, a memory by their place in the model.
+void Renumber(const LossModel& model, OwnedTables& tables) {
+  for (OwnedLayer& layer : tables.layers) layer.layer = model.LayerNumber(layer.layer);
+}
+
+OwnedTables EmptyTables(const LossModel& model, const ReferenceSet& set, MemoryKind kind) {
   OwnedTables tables;
   tables.kind = kind;
   tables.top_k = static_cast<uint32_t>(model.config().experts_per_token);
@@ -48,7 +53,7 @@ at::Tensor StoredValues(const at::Tensor& z, const at::Tensor& d, ValueKind kind
 
 }  // namespace
 
-StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelated, int threads) {
+StillRows MakeStillRows(const LossModel& model, std::span<const Sequence> unrelated, int threads) {
   uint64_t tokens = 0;
   for (const Sequence& s : unrelated) tokens += s.inputs.size();
   const uint64_t stride = tokens / kStillTokens + 1;
@@ -73,7 +78,7 @@ uint32_t PrototypeCount(uint64_t tokens) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
 }
 
-Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
+Result<Candidate> TrainPrototypes(const LossModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
                                   const CandidateOptions& options) {
   const auto started = std::chrono::steady_clock::now();
   prototypes.count = std::min<uint32_t>(prototypes.count, static_cast<uint32_t>(set.tokens() / 2));
@@ -81,12 +86,14 @@ Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set
   Candidate candidate{"prototypes", EmptyTables(model, set, MemoryKind::kPrototypes), 0, {}};
   POINTSMAN_TRY(std::unique_ptr<Prototypes> module, Prototypes::Create(model.config(), set.keys, prototypes));
   candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, options));
+  POINTSMAN_CHECK_OK(model.status());
   candidate.tables.layers = module->Export(set.hidden, set.refs);
+  Renumber(model, candidate.tables);
   candidate.build_s = SecondsSince(started);
   return candidate;
 }
 
-Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, EntryOptions entries,
+Result<Candidate> TrainEntries(const LossModel& model, const ReferenceSet& set, EntryOptions entries,
                                const CandidateOptions& options) {
   const auto started = std::chrono::steady_clock::now();
   entries.threads = options.threads;
@@ -114,7 +121,9 @@ Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, E
     module->Rekey(keys, hidden, set.groups);
     candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
   }
+  POINTSMAN_CHECK_OK(model.status());
   candidate.tables.layers = module->Export(set.refs);
+  Renumber(model, candidate.tables);
   candidate.build_s = SecondsSince(started);
   return candidate;
 }

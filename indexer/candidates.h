@@ -39,16 +39,16 @@ struct CandidateOptions {
 };
 
 // Ours: prototypes (findings F2) and entries (F1), trained through the model's loss.
-Result<Candidate> TrainPrototypes(const MoeModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
+Result<Candidate> TrainPrototypes(const LossModel& model, const ReferenceSet& set, PrototypeOptions prototypes,
                                   const CandidateOptions& options);
-Result<Candidate> TrainEntries(const MoeModel& model, const ReferenceSet& set, EntryOptions entries,
+Result<Candidate> TrainEntries(const LossModel& model, const ReferenceSet& set, EntryOptions entries,
                                const CandidateOptions& options);
 // Our reading of the paper's build (kNN-MoE): raw hidden states normalised, k 8, w = exp((cos - 1) / .5) / k, values by
 // 5 joint Adam steps on each token's own logits.
 Result<Candidate> BuildKnn(const MoeModel& model, const ReferenceSet& set, const CandidateOptions& options);
 
 // Rows of unrelated text for CandidateOptions::still: at most kStillTokens of them, from sequences all over the text.
-StillRows MakeStillRows(const MoeModel& model, std::span<const Sequence> unrelated, int threads);
+StillRows MakeStillRows(const LossModel& model, std::span<const Sequence> unrelated, int threads);
 inline constexpr uint64_t kStillTokens = 16'384;
 inline constexpr double kStillWeight = 1;
 

@@ -20,7 +20,7 @@ constexpr double kDamageMargin = 0.25;
 
 class GateSearch {
  public:
-  GateSearch(const MoeModel& model, const ScoredText& unrelated, const GateSearchOptions& options)
+  GateSearch(const LossModel& model, const ScoredText& unrelated, const GateSearchOptions& options)
       : model_(model), unrelated_(unrelated), options_(options) {
     frozen_ = ScoreSequences(model_, unrelated_.sequences, {}, {.threads = options_.threads});
     frozen_sums_ = SumByDocument(unrelated_, frozen_);
@@ -56,6 +56,7 @@ class GateSearch {
     const auto some = ScoreSequences(model_, sequences, TableHooks(MakeTables(candidate.tables), errors),
                                      {.threads = options_.threads});
     POINTSMAN_CHECK_OK(errors->first());
+    POINTSMAN_CHECK_OK(model_.status());
     std::vector<SequenceScore> scores = frozen_;
     for (size_t i = 0; i < opened.size(); ++i) scores[opened[i]] = some[i];
     POINTSMAN_TRY(const auto differences, PairedDifferences(SumByDocument(unrelated_, scores), frozen_sums_));
@@ -66,7 +67,7 @@ class GateSearch {
     if (options_.say) options_.say(line);
   }
 
-  const MoeModel& model_;
+  const LossModel& model_;
   const ScoredText& unrelated_;
   const GateSearchOptions& options_;
   std::vector<SequenceScore> frozen_;
@@ -75,7 +76,7 @@ class GateSearch {
 
 // tau, lambda and tau2 are chosen under a first ramp, by quantiles: the search for the final one needs them, and the
 // best weights hardly depend on how soon the gate opens.
-Status AddOutput(const MoeModel& model, const ReferenceSet& set, const GateSamples& samples, OwnedGate gate,
+Status AddOutput(const LossModel& model, const ReferenceSet& set, const GateSamples& samples, OwnedGate gate,
                  const GateSearchOptions& options, Candidate& candidate) {
   const auto started = std::chrono::steady_clock::now();
   SetRamp(samples, GateQuantiles{}, gate);
@@ -93,7 +94,7 @@ Status AddOutput(const MoeModel& model, const ReferenceSet& set, const GateSampl
 
 }  // namespace
 
-Status SearchGates(const MoeModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
+Status SearchGates(const LossModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
                    const ScoredText& unrelated, const GateSearchOptions& options, std::vector<Candidate>& candidates) {
   POINTSMAN_TRY(const OwnedGate gate, MakeGate(set.reference, learned, {}));
   const GateSamples samples = SampleGate(gate, set.calibration, unrelated.sequences);

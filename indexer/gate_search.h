@@ -12,7 +12,7 @@
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
 #include "memory/result.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -27,7 +27,7 @@ struct GateSearchOptions {
 // Gives every candidate a gate of its own: the same token pairs, its own ramp. Where even the tightest ramp does
 // damage, that one is set and `say` is told; the verdict then measures it. `learned` is unrelated text whose pairs are
 // common, `unrelated` the part that calibrates. The result does not depend on `threads`.
-Status SearchGates(const MoeModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
+Status SearchGates(const LossModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
                    const ScoredText& unrelated, const GateSearchOptions& options, std::vector<Candidate>& candidates);
 
 }  // namespace pointsman

@@ -1,6 +1,7 @@
 #include "indexer/job.h"
 
 #include <ATen/Parallel.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -15,17 +16,35 @@ namespace {
 constexpr uint64_t kMinSampledDocuments = 4000;
 constexpr uint64_t kTokensPerSampledDocument = 25;
 
+Status CheckEndOfText(const LossModel& model, const CorpusOptions& options) {
+  if (!model.config().eos_token_ids.empty()) return {};
+  return Error{ErrorCode::kInvalidArgument, options.model.string() +
+                                                "/config.json: no eos_token_id; documents need "
+                                                "an end-of-text token: add it to config.json"};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options) {
   at::set_num_threads(1);
   AnnounceStage("load", ProgressOf(options));
   POINTSMAN_TRY(std::unique_ptr<MoeModel> model, MoeModel::Load(options.model));
-  if (model->config().eos_token_ids.empty()) {
-    return Error{ErrorCode::kInvalidArgument, options.model.string() +
-                                                  "/config.json: no eos_token_id; documents need "
-                                                  "an end-of-text token: add it to config.json"};
-  }
+  POINTSMAN_CHECK_OK(CheckEndOfText(*model, options));
+  return model;
+}
+
+Result<std::unique_ptr<HostedModel>> LoadHostedModel(const BuildOptions& options) {
+  at::set_num_threads(1);
+  AnnounceStage("load", ProgressOf(options.data));
+  POINTSMAN_TRY(std::unique_ptr<HostedModel> model, HostedModel::Start({.model = options.data.model,
+                                                                        .python = options.python,
+                                                                        .package = options.python_package,
+                                                                        .dtype = options.dtype,
+                                                                        .device = options.device,
+                                                                        .threads = options.data.threads}));
+  POINTSMAN_CHECK_OK(CheckEndOfText(*model, options.data));
+  Say(options.data, fmt::format("{}: {} of {} MoE layers, {}, on {}", model->version(), model->config().model_type,
+                                model->config().num_layers, options.dtype, options.device));
   return model;
 }
 
@@ -50,7 +69,7 @@ SplitOptions SplitOf(const CorpusOptions& options) {
   return split;
 }
 
-Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options) {
+Result<Corpus> LoadCorpus(const LossModel& model, const CorpusOptions& options) {
   POINTSMAN_TRY(Corpus corpus, PrepareCorpus(model.tokenizer(), IngestOf(options, options.corpus), SplitOf(options)));
   Say(options, "corpus: " + corpus.report.Summary());
   const auto part = [&](SplitRole role) {
@@ -63,7 +82,8 @@ Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options) {
   return corpus;
 }
 
-Result<Corpus> LoadGeneralText(const MoeModel& model, const CorpusOptions& options, std::vector<std::string>* sources) {
+Result<Corpus> LoadGeneralText(const LossModel& model, const CorpusOptions& options,
+                               std::vector<std::string>* sources) {
   *sources = options.off_domain.empty() ? FindGeneralText(FileSystem::Real()) : options.off_domain;
   if (sources->empty()) {
     return Error{ErrorCode::kInvalidArgument,

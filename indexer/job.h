@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapt/hosted_model.h"
 #include "indexer/builder.h"
 #include "indexer/corpus.h"
 #include "indexer/progress.h"
@@ -18,13 +19,15 @@ namespace pointsman {
 // Loads the model and sets LibTorch to one thread (the jobs bring their own). kInvalidArgument without an
 // end-of-text token.
 Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options);
+// The same, computed by transformers in a child process (BuildOptions::capture).
+Result<std::unique_ptr<HostedModel>> LoadHostedModel(const BuildOptions& options);
 
 IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::string>& paths);
 SplitOptions SplitOf(const CorpusOptions& options);
 // The corpus of `options`, ingested, split and tokenised, with its summary on stderr.
-Result<Corpus> LoadCorpus(const MoeModel& model, const CorpusOptions& options);
+Result<Corpus> LoadCorpus(const LossModel& model, const CorpusOptions& options);
 // Unrelated text: options.off_domain, or what FindGeneralText finds; the paths used are returned in `sources`.
-Result<Corpus> LoadGeneralText(const MoeModel& model, const CorpusOptions& options, std::vector<std::string>* sources);
+Result<Corpus> LoadGeneralText(const LossModel& model, const CorpusOptions& options, std::vector<std::string>* sources);
 
 // How the stages of a job show their progress.
 ProgressOptions ProgressOf(const CorpusOptions& options);

@@ -77,7 +77,7 @@ Targets TargetsOf(std::span<const Sequence> numbered) {
 
 }  // namespace
 
-Result<OwnedOutput> MakeOutput(const MoeModel& model, const ReferenceSet& set, const OwnedTables& tables,
+Result<OwnedOutput> MakeOutput(const LossModel& model, const ReferenceSet& set, const OwnedTables& tables,
                                const OutputOptions& options) {
   OwnedTables ungated = tables;
   ungated.gate = {};
@@ -105,7 +105,7 @@ Result<OwnedOutput> MakeOutput(const MoeModel& model, const ReferenceSet& set, c
   return output;
 }
 
-Result<OutputTuning> TuneOutput(const MoeModel& model, std::span<const Sequence> held_out, OwnedTables& tables,
+Result<OutputTuning> TuneOutput(const LossModel& model, std::span<const Sequence> held_out, OwnedTables& tables,
                                 int threads) {
   std::vector<Sequence> numbered(held_out.begin(), held_out.end());
   NumberRows(numbered);

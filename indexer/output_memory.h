@@ -10,7 +10,7 @@
 #include "indexer/reference_set.h"
 #include "memory/result.h"
 #include "memory/routing_tables_owned.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -23,7 +23,7 @@ struct OutputOptions {
 // The output memory for the routing of `tables` (without layers: for the frozen router). The gate is left out while the
 // keys are recorded: keys must not depend on a ramp that is still to be found. tau, lambda and tau2 are still to be
 // chosen. Tokens that the model is not to learn to say (mask 0) have no key.
-Result<OwnedOutput> MakeOutput(const MoeModel& model, const ReferenceSet& set, const OwnedTables& tables,
+Result<OwnedOutput> MakeOutput(const LossModel& model, const ReferenceSet& set, const OwnedTables& tables,
                                const OutputOptions& options);
 
 // What TuneOutput found, in nats per token of the held-out text: without votes and with the best.
@@ -34,7 +34,7 @@ struct OutputTuning {
 
 // Sets tau, lambda and tau2 of tables.output to the best of a grid (tau: findings section 3) on `held_out`, under
 // tables.gate; lambda 0 if no vote helps.
-Result<OutputTuning> TuneOutput(const MoeModel& model, std::span<const Sequence> held_out, OwnedTables& tables,
+Result<OutputTuning> TuneOutput(const LossModel& model, std::span<const Sequence> held_out, OwnedTables& tables,
                                 int threads);
 
 // The same memory without its output part; shares the arrays.

@@ -27,7 +27,7 @@ Status CheckEnough(const ReferenceSet& set, uint32_t key_dim) {
 
 }  // namespace
 
-Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Document> documents,
+Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Document> documents,
                                       const ReferenceOptions& options) {
   const SequenceOptions sequence_options = SequenceOptionsOf(model.config());
   ReferenceSet set;
@@ -49,6 +49,7 @@ Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Doc
     }
   }
   set.hidden = CaptureHidden(model, set.reference, {options.threads, options.on_progress});
+  POINTSMAN_CHECK_OK(model.status());
   const uint32_t key_dim = std::min<uint32_t>(options.key_dim, static_cast<uint32_t>(model.config().hidden_size));
   for (const at::Tensor& hidden : set.hidden) {
     POINTSMAN_TRY(LayerKeys keys, MakeKeys(hidden, key_dim));

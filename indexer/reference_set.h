@@ -15,7 +15,7 @@
 #include "memory/document.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -39,7 +39,7 @@ struct ReferenceSet {
 
 // Captures (frozen forward, teacher forcing) and fits the key transforms. Errors: kInvalidArgument when there is too
 // little reference or calibration text, naming the remedy.
-Result<ReferenceSet> MakeReferenceSet(const MoeModel& model, std::span<const Document> documents,
+Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Document> documents,
                                       const ReferenceOptions& options);
 
 }  // namespace pointsman

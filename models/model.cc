@@ -1,5 +1,6 @@
 #include "models/model.h"
 
+#include <ATen/Functions.h>
 #include <fmt/format.h>
 #include <malloc.h>
 
@@ -50,9 +51,20 @@ Result<std::unique_ptr<MoeModel>> MoeModel::Load(const std::filesystem::path& di
   }
 }
 
-bool ExpertsAreEqual(const MoeModel& model) {
+at::Tensor MoeModel::Losses(const at::Tensor& ids, const at::Tensor& targets, RoutingHook* hook,
+                            const std::vector<uint32_t>& slots) const {
+  ForwardOptions options;
+  options.hook = hook;
+  options.slots = slots;
+  const at::Tensor logits = Forward(ids, options);
+  const at::Tensor flat =
+      at::cross_entropy_loss(logits.view({-1, logits.size(-1)}), targets.view({-1}), {}, at::Reduction::None);
+  return flat.view(ids.sizes());
+}
+
+bool MoeModel::ExpertsAreEqual() const {
   bool equal = true;
-  for (const auto& [name, value] : model.Weights()) {
+  for (const auto& [name, value] : Weights()) {
     if (name.find(".mlp.experts.") == std::string::npos) continue;  // fused: [E, ...]
     equal = equal && value.eq(value.narrow(0, 0, 1)).all().item<bool>();
   }

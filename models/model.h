@@ -14,24 +14,20 @@
 #include <utility>
 #include <vector>
 
-#include "memory/manifest.h"
 #include "memory/result.h"
-#include "models/config.h"
 #include "models/kv_cache.h"
-#include "models/routing_hook.h"
-#include "models/tokenizer/tokenizer.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
-class MoeModel {
+class MoeModel : public LossModel {
  public:
   // Loads config.json, *.safetensors, tokenizer.json. Every error names the file, the reason and the remedy.
   static Result<std::unique_ptr<MoeModel>> Load(const std::filesystem::path& directory);
-  virtual ~MoeModel() = default;
 
-  virtual const MoeConfig& config() const = 0;
-  virtual const Fingerprint& fingerprint() const = 0;
-  virtual const Tokenizer& tokenizer() const = 0;
+  at::Tensor Losses(const at::Tensor& ids, const at::Tensor& targets, RoutingHook* hook,
+                    const std::vector<uint32_t>& slots) const override;
+  bool ExpertsAreEqual() const override;
 
   struct ForwardOptions {
     RoutingHook* hook = nullptr;       // nullptr: the frozen router
@@ -82,9 +78,6 @@ class MoeModel {
   // Room for config().max_positions positions of `batch` sequences.
   virtual KvCache NewCache(int64_t batch) const = 0;
 };
-
-// Whether all experts of every layer hold the same weights: then it does not matter which of them a token takes.
-bool ExpertsAreEqual(const MoeModel& model);
 
 // Tells glibc to keep freed pages, OpenBLAS to use the caller's thread, and MKL to give the same bits wherever an array
 // lies: call once, first thing in main(), in a process that runs models.

@@ -14,6 +14,7 @@ void RouterHook::BeginStep(const StepInfo& step) {
   if (begun.ok()) {
     step_ = std::move(begun).value();
     output_rows_ = step.output_rows;
+    layer_numbers_ = step.layer_numbers;
   } else {
     status_ = begun.error();
   }
@@ -42,7 +43,7 @@ at::Tensor RouterHook::Output(const at::Tensor& hidden, const at::Tensor& logits
 at::Tensor RouterHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
   if (!MayWrite(logits, fmt::format("layer {}", layer))) return logits;
   // Both are contiguous by the hook's contract, so the spans cover exactly [rows, H] and [rows, E].
-  status_ = router_.Route(step_, layer, std::span(hidden.const_data_ptr<float>(), hidden.numel()),
+  status_ = router_.Route(step_, NumberOf(layer), std::span(hidden.const_data_ptr<float>(), hidden.numel()),
                           std::span(logits.data_ptr<float>(), logits.numel()), collect_ ? &trace_ : nullptr);
   return logits;
 }

@@ -35,11 +35,13 @@ class RouterHook : public RoutingHook {
   std::vector<RowTrace> TakeTrace();
 
  private:
+  int NumberOf(int layer) const { return layer_numbers_.empty() ? layer : layer_numbers_[layer]; }
   bool MayWrite(const at::Tensor& logits, const std::string& where);
 
   Router& router_;
   Step step_;
   std::vector<uint32_t> output_rows_;  // of the step: StepInfo::output_rows
+  std::vector<int> layer_numbers_;     // of the step: StepInfo::layer_numbers
   Status status_;
   bool collect_ = false;
   std::vector<RowTrace> trace_;

@@ -20,7 +20,12 @@ struct StepInfo {
   std::vector<int32_t> tokens = {};      // [rows]
   // Ascending: the rows whose output is asked for where not all are (Output), the last of each sequence.
   std::vector<uint32_t> output_rows = {};
+  // The number that a memory knows each MoE layer by (LossModel::LayerNumber); empty: its index.
+  std::vector<int> layer_numbers = {};
 };
+
+// A pass of B sequences of T tokens, ids [B, T] int64 after `past` positions. slots [B]; empty = all 0.
+StepInfo DescribeStep(const at::Tensor& ids, const std::vector<uint32_t>& slots, int64_t past);
 
 class RoutingHook {
  public:

@@ -32,7 +32,7 @@ def test_unknown_command_is_named(pointsman):
 
 @pytest.mark.parametrize("command, option", [
     ("build", "--cluster"), ("build", "--store"), ("build", "--shard"),
-    ("build", "--transform-from"), ("build", "--capture")])
+    ("build", "--transform-from")])
 def test_options_of_later_versions_are_refused(pointsman, command, option):
     fails(pointsman(command, option, "x"), 2, "unknown option", option, "--help")
 

@@ -391,7 +391,7 @@ class Evaluation {
     scoring.statistics.seed = options_.data.seed;
     scoring.verdict.min_gain = options_.min_gain;
     scoring.verdict.damage_bound = options_.damage_bound;
-    scoring.verdict.equal_experts = ExpertsAreEqual(model_);
+    scoring.verdict.equal_experts = model_.ExpertsAreEqual();
     POINTSMAN_TRY(EvalReport report, MakeReport(runs, scoring));
     report.notes.insert(report.notes.begin(), notes_.begin(), notes_.end());
     POINTSMAN_CHECK_OK(FillLeakage(runs, scoring.statistics, report));

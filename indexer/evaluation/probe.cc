@@ -134,7 +134,7 @@ Result<ProbeReport> Probe(const ProbeOptions& options) {
   report.headroom = room.mean;
   report.ci95 = room.ci95;
   report.min_gain = options.min_gain;
-  report.equal_experts = ExpertsAreEqual(*model);
+  report.equal_experts = model->ExpertsAreEqual();
   for (int layer = 0; layer < model->config().num_layers; ++layer) {
     oracle.layer = layer;
     const TokenValues alone = OptimizeTokenValues(*model, text.sequences, oracle);

@@ -70,7 +70,7 @@ void AddTo(RoutingTally& sum, const RoutingTally& part) {
 
 }  // namespace
 
-Result<std::vector<RowTrace>> TraceSequence(const MoeModel& model, const std::shared_ptr<const RoutingTables>& tables,
+Result<std::vector<RowTrace>> TraceSequence(const LossModel& model, const std::shared_ptr<const RoutingTables>& tables,
                                             const Sequence& sequence) {
   c10::AutoGradMode no_grad(false);
   Router router;
@@ -80,16 +80,14 @@ Result<std::vector<RowTrace>> TraceSequence(const MoeModel& model, const std::sh
   binding.tables = tables;
   const std::vector<uint32_t> members{0};
   const Batch batch = MakeBatch(std::span(&sequence, 1), members);
-  MoeModel::ForwardOptions options;
-  options.hook = &hook;
-  options.slots = {router.AddSlot(std::move(binding))};
-  options.last_only = true;  // the logits are not asked for
-  model.Forward(batch.ids, options);
+  model.Losses(batch.ids, batch.targets, &hook,
+               {router.AddSlot(std::move(binding))});  // the trace is what is asked for
+  POINTSMAN_CHECK_OK(model.status());
   POINTSMAN_CHECK_OK(hook.status());
   return hook.TakeTrace();
 }
 
-Result<RoutingTally> TallyRouting(const MoeModel& model, const std::shared_ptr<const RoutingTables>& tables,
+Result<RoutingTally> TallyRouting(const LossModel& model, const std::shared_ptr<const RoutingTables>& tables,
                                   std::span<const Sequence> sequences, const TallyOptions& options) {
   const uint64_t all = CountTargets(sequences);
   const size_t stride = std::max<uint64_t>(1, (all + options.max_tokens - 1) / options.max_tokens);

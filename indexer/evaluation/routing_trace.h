@@ -11,13 +11,13 @@
 #include "memory/manifest.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 #include "router/router.h"
 
 namespace pointsman {
 
 // The router's trace of every row of one sequence, by layer, then row (RowTrace::row = position in the sequence).
-Result<std::vector<RowTrace>> TraceSequence(const MoeModel& model, const std::shared_ptr<const RoutingTables>& tables,
+Result<std::vector<RowTrace>> TraceSequence(const LossModel& model, const std::shared_ptr<const RoutingTables>& tables,
                                             const Sequence& sequence);
 
 struct LayerTally {
@@ -44,7 +44,7 @@ struct TallyOptions {
 };
 
 // Tokens whose target does not count are left out. The same for any number of threads.
-Result<RoutingTally> TallyRouting(const MoeModel& model, const std::shared_ptr<const RoutingTables>& tables,
+Result<RoutingTally> TallyRouting(const LossModel& model, const std::shared_ptr<const RoutingTables>& tables,
                                   std::span<const Sequence> sequences, const TallyOptions& options);
 
 // The tally as means over tokens and layers, for the manifest.

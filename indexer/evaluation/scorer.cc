@@ -54,7 +54,7 @@ Status HookErrors::first() const {
   return first_;
 }
 
-ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role) {
+ScoredText MakeScoredText(const LossModel& model, std::vector<Document> documents, SplitRole role) {
   ScoredText text{std::move(documents), {}};
   text.sequences = MakeSequences(text.documents, role, SequenceOptionsOf(model.config()));
   return text;
@@ -124,7 +124,7 @@ TouchCounts CountTouches(const ScoredText& text, std::span<const SequenceScore> 
   return counts;
 }
 
-Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, const HookFactory& hooks,
+Result<VariantRun> ScoreVariant(const std::string& name, const LossModel& model, const HookFactory& hooks,
                                 const std::shared_ptr<HookErrors>& errors, const ScoredText& test,
                                 const ScoredText& unrelated, const ScorerOptions& options) {
   const ScoreOptions score_options{.threads = options.threads, .on_progress = options.on_progress};
@@ -146,6 +146,7 @@ Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, 
     run.touched = CountTouches(unrelated, scores);
     if (options.keep != nullptr) options.keep->unrelated = std::move(scores);
   }
+  POINTSMAN_CHECK_OK(model.status());
   if (errors) POINTSMAN_CHECK_OK(errors->first());
   return run;
 }

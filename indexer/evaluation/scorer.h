@@ -15,7 +15,7 @@
 #include "memory/document.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
@@ -25,7 +25,7 @@ struct ScoredText {
   std::vector<Sequence> sequences;
   std::vector<std::vector<uint8_t>> repeated = {};  // [document][token], 1 = stands in the reference text (leakage.h)
 };
-ScoredText MakeScoredText(const MoeModel& model, std::vector<Document> documents, SplitRole role);
+ScoredText MakeScoredText(const LossModel& model, std::vector<Document> documents, SplitRole role);
 
 // The first error of any hook of a scoring run; hooks report here because they cannot return.
 class HookErrors {
@@ -62,7 +62,7 @@ struct ScorerOptions {
 };
 
 // One variant's run. `hooks` empty: the model as it is. seconds_per_token is wall time on the test split.
-Result<VariantRun> ScoreVariant(const std::string& name, const MoeModel& model, const HookFactory& hooks,
+Result<VariantRun> ScoreVariant(const std::string& name, const LossModel& model, const HookFactory& hooks,
                                 const std::shared_ptr<HookErrors>& errors, const ScoredText& test,
                                 const ScoredText& unrelated, const ScorerOptions& options);
 

@@ -83,24 +83,7 @@ ExpertWeights ReadExperts(WeightReader& reader, const MoeConfig& config, const s
   return w;
 }
 
-// A pass of B sequences of T tokens.
-StepInfo DescribeStep(const at::Tensor& ids, const std::vector<uint32_t>& slots, int64_t past) {
-  const at::Tensor contiguous = ids.contiguous();
-  const int64_t length = ids.size(1), rows = ids.size(0) * length;
-  StepInfo step;
-  step.slots.resize(rows);
-  step.positions.resize(rows);
-  step.tokens.resize(rows);
-  for (int64_t row = 0; row < rows; ++row) {
-    step.slots[row] = slots.empty() ? 0 : slots[row / length];
-    step.positions[row] = static_cast<uint32_t>(past + row % length);
-    step.tokens[row] = static_cast<int32_t>(contiguous.const_data_ptr<int64_t>()[row]);
-    if (row % length == length - 1) step.output_rows.push_back(static_cast<uint32_t>(row));
-  }
-  return step;
-}
-
-StepInfo DescribeStep(std::span<const MoeModel::RowSegment> segments) {
+StepInfo DescribeRagged(std::span<const MoeModel::RowSegment> segments) {
   StepInfo step;
   for (const MoeModel::RowSegment& segment : segments) {
     step.slots.insert(step.slots.end(), segment.tokens.size(), segment.slot);
@@ -202,7 +185,7 @@ at::Tensor OlmoeModel::ForwardFrom(const Cut& from, const at::Tensor& logits, co
 
 at::Tensor OlmoeModel::ForwardRows(std::span<const RowSegment> segments, RoutingHook* hook) const {
   const at::NoGradGuard no_grad;
-  const StepInfo step = DescribeStep(segments);
+  const StepInfo step = DescribeRagged(segments);
   const auto count = static_cast<int64_t>(step.tokens.size());
   std::vector<AttentionBlock> blocks;
   for (const RowSegment& segment : segments) {

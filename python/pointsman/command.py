@@ -42,4 +42,5 @@ def main() -> NoReturn:
         _stop(NOT_BUILT)
     libraries = [str(torch_libraries(FOLDER)), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in libraries if path)
+    os.environ.setdefault("POINTSMAN_PYTHON", sys.executable)  # `--python`: who starts this one has what it starts
     os.execv(binary, [str(binary), *sys.argv[1:]])

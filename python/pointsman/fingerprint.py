@@ -1,6 +1,7 @@
 """The fingerprint of a transformers model, equal to models/fingerprint.h: what ties a memory to its model.
 
     of_model(model)              architecture, config_sha256, router_sha256, dtype of a loaded model
+    of_checkpoint(model, dir)    the same, of what it was loaded from
     tokenizer_sha256(directory)  of its tokenizer.json
 
 Router weights are hashed widened to fp32, so bf16 weights that were widened in loading hash alike. Weights that were
@@ -14,7 +15,7 @@ import hashlib
 import json
 import pathlib
 import re
-from typing import Any, Iterator, Optional, Union
+from typing import Any, Callable, Iterator, Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ def _text_of(value: Any) -> str:
     """As fmt writes it: the shortest text that reads back as the same double, no .0."""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if value is None or isinstance(value, (list, dict)):
+        return json.dumps(value, sort_keys=True)
     return re.sub(r"\.0$", "", repr(value)) if isinstance(value, float) else str(value)
 
 
@@ -55,8 +58,55 @@ def _olmoe(config: Any) -> dict[str, Any]:
     }
 
 
-# The fields that define the function a family computes, in models/config.cc's order.
-CANONICAL = {"olmoe": _olmoe}
+def _rope(config: Any) -> dict[str, Any]:
+    """In the spelling of transformers 5, whichever is installed."""
+    rope = dict(getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {})
+    rope.setdefault("rope_theta", getattr(config, "rope_theta", 10000.0))
+    rope["rope_type"] = rope.pop("type", None) or rope.get("rope_type", "default")
+    return {name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value for name, value in rope.items()}
+
+
+def _sliding_window(config: Any) -> Optional[int]:
+    return config.sliding_window if getattr(config, "use_sliding_window", True) and getattr(config, "sliding_window", None) else None
+
+
+def _hosted(*own: str) -> Callable[[Any], dict[str, Any]]:
+    """A family that only hosts compute: what all have, then the fields of its `own`."""
+
+    def fields(config: Any) -> dict[str, Any]:
+        heads = config.num_attention_heads
+        return {
+            "model_type": config.model_type,
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "num_layers": config.num_hidden_layers,
+            "num_heads": heads,
+            "num_kv_heads": config.num_key_value_heads or heads,
+            "experts_per_token": config.num_experts_per_tok,
+            "hidden_act": config.hidden_act,
+            "rope": _rope(config),
+            "rms_norm_eps": float(config.rms_norm_eps),
+            "tie_word_embeddings": bool(config.tie_word_embeddings),
+            "sliding_window": _sliding_window(config),
+        } | {name: getattr(config, name, None) for name in own}
+
+    return fields
+
+
+# The fields that define the function a family computes: olmoe's in models/config.cc's order, those that our runtime does
+# not have in none but this one, as no C++ reads them.
+CANONICAL = {
+    "olmoe": _olmoe,
+    "mixtral": _hosted("intermediate_size", "num_local_experts", "head_dim"),
+    "qwen2_moe": _hosted("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "num_experts", "norm_topk_prob",
+                         "decoder_sparse_step", "mlp_only_layers"),
+    "qwen3_moe": _hosted("intermediate_size", "moe_intermediate_size", "num_experts", "norm_topk_prob", "decoder_sparse_step",
+                         "mlp_only_layers", "head_dim", "attention_bias"),
+    "gpt_oss": _hosted("intermediate_size", "num_local_experts", "head_dim", "layer_types", "attention_bias"),
+    "deepseek_v2": _hosted("intermediate_size", "moe_intermediate_size", "n_routed_experts", "n_shared_experts", "first_k_dense_replace",
+                           "kv_lora_rank", "q_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_group", "topk_group",
+                           "topk_method", "norm_topk_prob", "routed_scaling_factor", "attention_bias"),
+}
 
 
 def canonical_config(config: Any) -> str:
@@ -123,6 +173,12 @@ def _rounded_checkpoint_hash(model: nn.Module, checkpoint: Optional[Path]) -> Op
     if not all(a.shape == b.shape and torch.equal(a.to(b.dtype), b.detach().cpu()) for a, b in zip(stored, loaded)):
         return None
     return _hash_weights(iter(stored))
+
+
+def of_checkpoint(model: nn.Module, directory: Path) -> dict[str, str]:
+    """of_model, with the router weights that `directory` stores where loading has rounded them."""
+    found = of_model(model)
+    return found | {"router_sha256": _rounded_checkpoint_hash(model, directory) or found["router_sha256"]}
 
 
 def check(model: nn.Module, memory: Any, checkpoint: Optional[Path] = None) -> None:

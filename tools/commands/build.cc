@@ -3,6 +3,7 @@
 
 #include "indexer/builder.h"
 #include "indexer/progress.h"
+#include "tools/bench/child_server.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
 
@@ -65,6 +66,12 @@ Result<Output> RunBuild(const Settings& settings) {
   options.resume = settings.Flag("resume");
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
+  options.capture = settings.Text("capture");
+  options.python = settings.Text("python");
+  options.dtype = settings.Text("dtype");
+  options.device = settings.Text("device");
+  // The package as it was built beside this program; an installed one is found without.
+  options.python_package = (std::filesystem::path(OwnExecutable()).parent_path() / "python").string();
   POINTSMAN_TRY(const BuildReport report, BuildMemory(options));
   return Output{.json = ToJson(report), .text = ToText(report, options.out.string()), .exit_code = 0};
 }

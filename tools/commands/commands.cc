@@ -12,7 +12,10 @@ constexpr std::array kCommands = {
     Command{"plan", "predict the RAM, time and bytes of a build without doing it",
             "pointsman plan --model models/reference --corpus docs/ --max-tokens 100000", RunPlan},
     Command{"build", "build a routing memory from a corpus",
-            "pointsman build --model models/reference --corpus docs/ notes.md --out build/memory", RunBuild},
+            "pointsman build --model models/reference --corpus docs/ notes.md --out build/memory\n"
+            "  pointsman build --capture transformers --python .venv/bin/python --model mixtral/ --corpus docs/ --out "
+            "memory",
+            RunBuild},
     Command{"eval", "score a memory and its rivals on held-out text: the verdict",
             "pointsman eval --model models/reference --memory build/memory --require adopt\n"
             "  pointsman eval --model models/reference --memory build/gsm8k --test-corpus test.jsonl --task exact\n"

@@ -1,0 +1,157 @@
+"""`pointsman build --capture transformers`: the memory that our own runtime builds, and memories of models that it does not have."""
+
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import SMALL_BUILD, fails
+from pointsman import Memory, attach, fingerprint
+from pointsman.errors import MismatchError
+from pointsman.transformers.score import compare, read_documents
+
+torch.set_num_threads(1)
+HOSTED = ("--capture", "transformers", "--python", sys.executable)
+
+# All but olmoe: what our runtime refuses and transformers' routers of which are known. Two have dense layers among the others.
+COMMON = dict(hidden_size=64, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2, num_experts_per_tok=2,
+              max_position_embeddings=128, pad_token_id=None, eos_token_id=0, bos_token_id=None, tie_word_embeddings=True,
+              initializer_range=0.2)
+FAMILIES = {
+    "mixtral": lambda common: transformers.MixtralConfig(**common, intermediate_size=32, num_local_experts=8),
+    "qwen2_moe": lambda common: transformers.Qwen2MoeConfig(**common, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+                                                            num_experts=8, mlp_only_layers=[1], intermediate_size=64),
+    "qwen3_moe": lambda common: transformers.Qwen3MoeConfig(**common, moe_intermediate_size=32, num_experts=8, head_dim=32,
+                                                            norm_topk_prob=True),
+    "gpt_oss": lambda common: transformers.GptOssConfig(**common, intermediate_size=32, num_local_experts=8, head_dim=32),
+    "deepseek_v2": lambda common: transformers.DeepseekV2Config(
+        **common, intermediate_size=64, moe_intermediate_size=32, n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1,
+        kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, routed_scaling_factor=1.5),
+}
+MOE_LAYERS = {"qwen2_moe": [0, 2], "deepseek_v2": [1, 2]}
+
+
+def save_model(config, folder, tokenizer):
+    """A random model whose experts differ enough for routing to matter."""
+    torch.manual_seed(7)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    shutil.copy(tokenizer, folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, model, tmp_path_factory):
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, save_model(FAMILIES[request.param](COMMON | {"vocab_size": vocabulary}), folder, model / "tokenizer.json")
+
+
+def build(pointsman, model, corpus, off_domain, out, kind, *more, size=SMALL_BUILD):
+    return pointsman.json("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", out, "--kind", kind,
+                          *size, *more, schema="build")
+
+
+def gains(report):
+    return {name: report["verdict"][name] for name in ("verdict", "gain", "damage")}
+
+
+def keys_of(memory):
+    """fp32 keys by layer, [rows, dim]."""
+    return {layer: memory.tables(layer)["codes"] * memory.tables(layer)["code_scales"][:, None] for layer in memory.layers}
+
+
+@pytest.mark.parametrize("kind", ["entries", "prototypes"])
+def test_the_memory_is_the_one_that_our_runtime_builds(kind, pointsman, model, corpus, off_domain, tmp_path):
+    """Same corpus, same seed: the same documents, keys within a step of int8, the same verdict, gains 0.002 nats apart at most."""
+    ours = build(pointsman, model, corpus, off_domain, tmp_path / "ours", kind)
+    theirs = build(pointsman, model, corpus, off_domain, tmp_path / "theirs", kind, *HOSTED)
+    print(kind, gains(ours), gains(theirs))
+    assert theirs["verdict"]["verdict"] == ours["verdict"]["verdict"] and abs(ours["verdict"]["gain"]) > 0.001
+    assert theirs["verdict"]["gain"] == pytest.approx(ours["verdict"]["gain"], abs=0.002)
+    assert theirs["reference_tokens"] == ours["reference_tokens"] and theirs["rows"] == ours["rows"]
+    mine, other = (Memory.open(tmp_path / name, allow_rejected=True) for name in ("ours", "theirs"))
+    assert other.manifest["fingerprint"] == mine.manifest["fingerprint"]
+    assert other.manifest["settings"]["capture"] == "transformers, float32" and "capture" not in mine.manifest["settings"]
+    assert np.array_equal(other.gate["pairs"], mine.gate["pairs"])
+    if kind == "entries":  # prototypes' keys are trained, so that only their effect can be compared
+        for layer, keys in keys_of(mine).items():
+            step = mine.tables(layer)["code_scales"].max()
+            assert np.abs(keys_of(other)[layer] - keys).max() <= 1.01 * step
+
+
+def test_a_memory_of_every_family_acts_in_its_model(family, pointsman, corpus, off_domain, tmp_path):
+    import tokenizers
+
+    name, folder = family
+    fails(pointsman("build", "--model", folder, "--corpus", corpus, "--out", tmp_path / "no"), 1, f"'model_type' is {name}", "'olmoe' is")
+    # No budget cuts a test document short: they can be scored here, too.
+    size = ("--max-tokens", "4000", "--max-test-tokens", "60000", "--preset", "fast", "--threads", "1")
+    report = build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED, size=size)
+    memory = Memory.open(tmp_path / "memory", allow_rejected=True)
+    assert memory.manifest["fingerprint"]["architecture"] == name
+    assert list(memory.layers) == MOE_LAYERS.get(name, [0, 1, 2])
+    hosted = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    is_tested = lambda path: hashlib.sha256(path.read_bytes()).hexdigest() in memory.manifest["test_sha256"]
+    tested = [path for path in sorted(corpus.rglob("*.h")) if is_tested(path)]
+    documents = [tokens[:1024] for tokens in read_documents(tested, tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))]
+    found = compare(hosted, documents, lambda: attach(hosted, memory), end_of_text=0, context=128)
+    print(name, gains(report), f"attached: {found['gain']:+.5f} on {found['tokens']} tokens")
+    assert len(documents) == len(memory.manifest["test_sha256"]) and found["counters"]["written"] > 0
+    assert found["gain"] == pytest.approx(report["verdict"]["gain"], abs=1e-4) and found["gain"] < -0.001
+    hosted.config.rms_norm_eps *= 2
+    with pytest.raises(MismatchError, match="config_sha256 is .*, the memory has"):
+        fingerprint.check(hosted, memory)
+
+
+def test_layers_and_settings_that_do_not_go_together_are_named(pointsman, model, corpus, off_domain, tmp_path):
+    arguments = ("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory", *HOSTED)
+    fails(pointsman(*arguments, "--preset", "knn"), 2, "--preset knn", "default or fast")
+    fails(pointsman(*arguments, "--output-memory"), 2, "--output-memory", "transformers")
+    fails(pointsman(*arguments, "--layers", "0,2"), 2, "--layers 0,2", "0,1")
+    fails(pointsman(*arguments, "--device", "cuda:7"), 1, "transformers", str(model))
+
+
+def test_what_the_host_lacks_is_named_with_the_remedy(pointsman, model, corpus, tmp_path):
+    def run(python=sys.executable, folder=model, **options):
+        return pointsman("build", "--model", folder, "--corpus", corpus, "--out", tmp_path / "memory", "--capture", "transformers",
+                         "--python", python, **options)
+
+    fails(run("/nowhere/python"), 1, "/nowhere/python", "pip install 'pointsman[transformers]'", "--python")
+    (tmp_path / "without").mkdir()
+    (tmp_path / "without/transformers.py").write_text("raise ImportError(\"No module named 'transformers'\")\n")
+    without = run(env={"PYTHONPATH": str(tmp_path / "without")})
+    fails(without, 1, "ended with exit status 1", "pip install 'pointsman[transformers]'")
+    assert "No module named 'transformers'" in without.stderr
+    ends = tmp_path / "ends"
+    ends.write_text("#!/bin/sh\nexit 3\n")
+    ends.chmod(0o755)
+    fails(run(ends), 1, "exit status 3", "pip install 'pointsman[transformers]'")
+    granite = save_model(transformers.GraniteMoeConfig(vocab_size=512, hidden_size=32, intermediate_size=16, num_hidden_layers=1,
+                                                       num_attention_heads=2, num_key_value_heads=2, num_local_experts=4),
+                         tmp_path / "granite", model / "tokenizer.json")
+    fails(run(folder=granite), 1, "GraniteMoe", "known families: olmoe, qwen2_moe")
+    assert not (tmp_path / "memory/MANIFEST.json").exists()
+
+
+def test_a_host_that_dies_ends_the_build_without_a_memory(pointsman, model, corpus, off_domain, tmp_path):
+    """After the capture, in the first step that is differentiated."""
+    package = pathlib.Path(os.path.dirname(fingerprint.__file__))
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f"#!{sys.executable}\n"
+                       "import os, sys\n"
+                       f"sys.path.insert(0, {str(package.parent)!r})\n"
+                       "import torch\n"
+                       "torch.autograd.backward = lambda *a, **k: os._exit(9)\n"
+                       "from pointsman.transformers.host import main\n"
+                       "sys.exit(main(sys.argv[3:]))\n")
+    wrapper.chmod(0o755)
+    done = pointsman("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory", "--kind",
+                     "entries", *SMALL_BUILD, "--capture", "transformers", "--python", wrapper)
+    fails(done, 1, "ended with exit status 9")
+    assert not (tmp_path / "memory/MANIFEST.json").exists()
