@@ -135,14 +135,18 @@ Result<std::string> ReadKeyFile(const std::filesystem::path& file) {
   return FileSystem::Real().ReadFile(file);
 }
 
-// A new file with the right mode, renamed over the old one: a server that reads meanwhile sees either.
+// A new file with the right mode and the old one's owner, renamed over it: a server that reads meanwhile sees either,
+// and one that is another user than who writes (root) still may.
 Status WriteKeyFile(const std::filesystem::path& file, const std::string& text) {
   if (const auto parsed = ParseKeys(text, file); !parsed.ok()) return parsed.error();
   const std::string temporary = file.string() + ".tmp";
   const int handle = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (handle < 0) return Error{ErrorCode::kIo, fmt::format("{}: {}", temporary, std::strerror(errno))};
-  const bool written =
-      write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && fsync(handle) == 0;
+  struct stat old {};
+  const bool foreign = stat(file.c_str(), &old) == 0 && old.st_uid != geteuid();
+  const bool written = (!foreign || fchown(handle, old.st_uid, old.st_gid) == 0) &&
+                       write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
+                       fsync(handle) == 0;
   const int reason = errno;
   close(handle);
   if (!written) {
@@ -187,8 +191,8 @@ Result<NewKey> MakeKey(const std::string& name, Access access, const std::vector
 Status AppendKey(const std::filesystem::path& file, const NewKey& key) {
   std::string text = "# name access sha256-of-the-key [memories,separated,by,commas]\n";
   if (FileSystem::Real().Exists(file)) {
-    POINTSMAN_TRY(text, ReadKeyFile(file));
-    if (!text.empty() && text.back() != '\n') text += '\n';
+    POINTSMAN_TRY(const std::string old, ReadKeyFile(file));
+    if (!old.empty()) text = old.ends_with('\n') ? old : old + '\n';
   }
   text += key.line + "\n";
   return WriteKeyFile(file, text);

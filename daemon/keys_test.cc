@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -40,6 +41,26 @@ class KeyFile : public ::testing::Test {
 
   std::filesystem::path folder_, file_;
 };
+
+// As a package makes it: the server's, filled by root.
+TEST_F(KeyFile, AFileKeepsItsOwner) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root may give a file away";
+  constexpr uid_t kOther = 1;
+  Write("");
+  ASSERT_EQ(chown(file_.c_str(), kOther, kOther), 0);
+  for (const char* name : {"first", "second"}) {
+    const auto key = MakeKey(name, Access::kRead, {});
+    ASSERT_TRUE(key.ok());
+    ASSERT_TRUE(AppendKey(file_, key.value()).ok());
+  }
+  ASSERT_TRUE(RevokeKeys(file_, "first").ok());
+  struct stat status {};
+  ASSERT_EQ(stat(file_.c_str(), &status), 0);
+  EXPECT_EQ(status.st_uid, kOther);
+  EXPECT_EQ(status.st_gid, kOther);
+  EXPECT_EQ(status.st_mode & 0777, 0600u);
+  EXPECT_TRUE(Read().starts_with("# name access"));
+}
 
 TEST_F(KeyFile, AKeyThatWasMadeOpensWhatItsLineSays) {
   const auto key = MakeKey("alice", Access::kWrite, {"legal", "support"});
