@@ -20,22 +20,11 @@
 namespace pointsman {
 namespace {
 
-struct Preset {
-  int epochs;
-  uint32_t max_prototypes;
-  std::vector<std::string> kinds;
-};
-
-Result<Preset> PresetOf(const BuildOptions& options) {
-  if (options.preset == "knn") return Preset{0, 0, {"knn"}};
-  const TrainingSize size = TrainingSizeOf(options.preset);
-  Preset preset{size.epochs, size.max_prototypes, {}};
-  if (options.kind == "auto") preset.kinds = {"prototypes", "entries"};
-  if (options.kind == "prototypes" || options.kind == "entries") preset.kinds = {options.kind};
-  if (preset.kinds.empty()) {
-    return Error{ErrorCode::kInvalidArgument, "--kind " + options.kind + ": use auto, entries or prototypes"};
-  }
-  return preset;
+Result<std::vector<std::string>> KindsOf(const BuildOptions& options) {
+  if (options.preset == "knn") return std::vector<std::string>{"knn"};
+  if (options.kind == "auto") return std::vector<std::string>{"prototypes", "entries"};
+  if (options.kind == "prototypes" || options.kind == "entries") return std::vector<std::string>{options.kind};
+  return Error{ErrorCode::kInvalidArgument, "--kind " + options.kind + ": use auto, entries or prototypes"};
 }
 
 Status CheckOptions(const BuildOptions& options) {
@@ -132,7 +121,7 @@ class Builder {
   Result<BuildReport> Run();
 
  private:
-  Result<Candidate> MakeCandidate(const std::string& name, const Preset& preset);
+  Result<Candidate> MakeCandidate(const std::string& name);
   Result<VariantRun> ScoreGated(const Candidate& candidate, const ScoredText& text);
   Result<size_t> Choose(std::vector<Candidate>& candidates);
   Result<EvalReport> Judge(const std::shared_ptr<const RoutingTables>& tables);
@@ -152,17 +141,18 @@ class Builder {
   StageClock clock_;
 };
 
-Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& preset) {
+Result<Candidate> Builder::MakeCandidate(const std::string& name) {
   if (options_.resume) {
     if (std::optional<Candidate> done = stages_->Load(name)) {
       Say(name + ": finished by an earlier run, reused");
       return std::move(*done);
     }
   }
-  const uint64_t epochs = name == "knn" ? 1 : static_cast<uint64_t>(preset.epochs);
+  const TrainingSize size = TrainingSizeOf(options_.preset, set_.reference.size());
+  const uint64_t epochs = name == "knn" ? 1 : static_cast<uint64_t>(size.epochs);
   Progress progress(name, epochs * CountTargets(set_.reference), "tokens", ProgressOf(options_.data));
   CandidateOptions options;
-  options.epochs = preset.epochs;
+  options.epochs = size.epochs;
   options.seed = options_.data.seed;
   options.threads = options_.data.threads;
   options.value_kind = ValueKindOf(options_.blend);
@@ -176,7 +166,7 @@ Result<Candidate> Builder::MakeCandidate(const std::string& name, const Preset& 
     progress.NoteLoss(e.held_out_nll);
   };
   PrototypeOptions prototypes;
-  prototypes.count = std::min(PrototypeCount(set_.tokens()), preset.max_prototypes);
+  prototypes.count = std::min(PrototypeCount(set_.tokens()), size.max_prototypes);
   Result<Candidate> made = name == "knn"       ? BuildKnn(*runtime_, set_, options)
                            : name == "entries" ? TrainEntries(model_, set_, EntryOptions{}, options)
                                                : TrainPrototypes(model_, set_, prototypes, options);
@@ -253,7 +243,7 @@ Result<RoutingSignal> Builder::Signal(const std::shared_ptr<const RoutingTables>
 }
 
 Result<BuildReport> Builder::Run() {
-  POINTSMAN_TRY(const Preset preset, PresetOf(options_));
+  POINTSMAN_TRY(const std::vector<std::string> kinds, KindsOf(options_));
   POINTSMAN_TRY(layers_, LayersOf(options_.layers, model_));
   POINTSMAN_TRY(const std::unique_ptr<MemoryWriter> writer, MemoryWriter::Open(options_.out, {.create = true}));
   clock_.Start("ingest");
@@ -293,8 +283,8 @@ Result<BuildReport> Builder::Run() {
 
   clock_.Start("train");
   std::vector<Candidate> candidates;
-  for (const std::string& kind : preset.kinds) {
-    POINTSMAN_TRY(Candidate candidate, MakeCandidate(kind, preset));
+  for (const std::string& kind : kinds) {
+    POINTSMAN_TRY(Candidate candidate, MakeCandidate(kind));
     candidates.push_back(std::move(candidate));
   }
   clock_.Start("gate");

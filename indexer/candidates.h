@@ -25,6 +25,8 @@ struct Candidate {
   TrainReport training;  // empty for knn
 };
 
+inline constexpr uint32_t kStepSequences = 4;
+
 struct CandidateOptions {
   int epochs = 6;
   uint64_t seed = 0;
@@ -32,7 +34,7 @@ struct CandidateOptions {
   ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
   // Of the trained kinds (docs/decisions/005-training.md):
   double noise = 1;
-  uint32_t batch_sequences = 4;
+  uint32_t batch_sequences = kStepSequences;
   const StillRows* still = nullptr;  // unrelated text that they learn to leave alone; borrowed
   std::function<void(uint64_t tokens)> on_progress;
   std::function<void(const std::string& name, const EpochReport&)> on_epoch;
@@ -52,12 +54,13 @@ StillRows MakeStillRows(const LossModel& model, std::span<const Sequence> unrela
 inline constexpr uint64_t kStillTokens = 16'384;
 inline constexpr double kStillWeight = 1;
 
-// How much a preset trains ("default", "fast"): shared by the build and by whoever trains its kinds again.
+// How much a preset trains ("default", "fast") on a reference set of `sequences`: shared by the build and by whoever
+// trains its kinds again. It is steps that a small set wants, not epochs (docs/decisions/005-training.md).
 struct TrainingSize {
   int epochs = 6;
   uint32_t max_prototypes = 2048;
 };
-TrainingSize TrainingSizeOf(const std::string& preset);
+TrainingSize TrainingSizeOf(const std::string& preset, size_t sequences);
 
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);

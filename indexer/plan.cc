@@ -13,7 +13,6 @@ namespace pointsman {
 namespace {
 
 constexpr uint64_t kKeyDim = 64;
-constexpr double kEpochs = 8;
 // A training token costs a forward and a backward through the activations, about three forwards; each kind evaluates
 // calibration text after every epoch and, under the gate, unrelated text a few times.
 constexpr double kForwardsPerTrainedToken = 3;
@@ -49,6 +48,8 @@ Result<PlanReport> Plan(const PlanOptions& options) {
   const bool entries = options.build.kind != "prototypes", prototypes = options.build.kind != "entries";
   const double kinds = entries + prototypes;
   const double rate = ForwardRate(*model, data.threads);
+  const auto reference = MakeSequences(corpus.documents, SplitRole::kReference, SequenceOptionsOf(config));
+  const double epochs = TrainingSizeOf(options.build.preset, reference.size()).epochs;
 
   PlanReport report;
   report.tokens = tokens;
@@ -57,9 +58,9 @@ Result<PlanReport> Plan(const PlanOptions& options) {
   for (const auto& [name, value] : model->Weights()) weights += value.numel() * sizeof(float);
   report.ram_bytes = 2 * weights + tokens * layers * (hidden + kKeyDim) * sizeof(float) +
                      (entries ? tokens * layers * (32 * 12 + 6 * experts * sizeof(float)) : 0) + (uint64_t{1} << 30);
-  const double trained = static_cast<double>(tokens) * kEpochs * kForwardsPerTrainedToken * kinds;
+  const double trained = static_cast<double>(tokens) * epochs * kForwardsPerTrainedToken * kinds;
   const double scored = kScoringPasses * static_cast<double>(data.max_test_tokens + data.max_off_domain_tokens) +
-                        kEpochs * kinds * static_cast<double>(CountTokens(corpus.documents, SplitRole::kCalibration));
+                        epochs * kinds * static_cast<double>(CountTokens(corpus.documents, SplitRole::kCalibration));
   report.seconds = (trained + scored + static_cast<double>(tokens)) / rate;
   const uint64_t entry_bytes = kKeyDim + 4 + experts + 4 + 8;
   report.derived_bytes = prototypes ? layers * (PrototypeCount(tokens) * (entry_bytes + 8 * kPrototypeReferences) +

@@ -67,6 +67,7 @@ class Evaluation {
       inputs.reference = &*reference_;
     }
     POINTSMAN_CHECK_OK(FillMemory(inputs));
+    if (reference_) inputs.size = TrainingSizeOf(Preset(), reference_->reference.size());
     const bool trains = std::any_of(variants.begin(), variants.end(), [&](const std::string& name) {
       return (name == "prototypes" || name == "entries") && (options_.seeds > 1 || !inputs.ready.contains(name));
     });
@@ -328,21 +329,22 @@ class Evaluation {
     return MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
   }
 
+  // Of the memory that is judged, so that what is trained here is trained alike.
+  std::string Preset() const {
+    if (!memory_) return "default";
+    const auto found = memory_->manifest().settings.find("preset");
+    return found == memory_->manifest().settings.end() ? "default" : found->second;
+  }
+
   Status FillMemory(VariantInputs& inputs) {
     if (memory_) {
       inputs.memory = std::shared_ptr<const RoutingTables>(memory_, &memory_->tables());
       inputs.gate = CopyTables(*inputs.memory).gate;
-      const auto preset = memory_->manifest().settings.find("preset");
-      if (preset != memory_->manifest().settings.end()) {
-        const TrainingSize size = TrainingSizeOf(preset->second);
-        inputs.memory_epochs = size.epochs;
-        inputs.max_prototypes = size.max_prototypes;
-      }
       POINTSMAN_TRY(KeptKinds kept, LoadKeptKinds(options_.memory));
       for (const auto& [name, tables] : kept.tables) inputs.ready[name] = RoutingAlone(tables);
       inputs.ready_build_s = std::move(kept.build_s);
       const std::string kind = memory_->manifest().kind == MemoryKind::kEntries ? "entries" : "prototypes";
-      if (memory_->manifest().settings.count("preset") && memory_->manifest().settings.at("preset") != "knn") {
+      if (memory_->manifest().settings.contains("preset") && Preset() != "knn") {
         inputs.ready[kind] = RoutingAlone(inputs.memory);
         inputs.ready_build_s["memory"] = inputs.ready_build_s[kind];
       }

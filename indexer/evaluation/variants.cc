@@ -16,7 +16,7 @@
 namespace pointsman {
 namespace {
 
-constexpr int kBaselineEpochs = 8;  // at most; the calibration split stops earlier
+constexpr int kBaselineEpochs = 8;  // at least; the calibration split stops earlier
 constexpr double kBiasRate = 0.02;
 constexpr double kRouterRate = 3e-3;  // findings section 1, "router fine-tuning only"
 constexpr double kFullFinetuneRate = 1e-3;
@@ -158,7 +158,7 @@ const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& 
   (kind == "bias" ? options.bias_rate : options.router_delta_rate) = kind == "bias" ? kBiasRate : kRouterRate;
   LinearPart module(in_.model->config(), options);
   TrainOptions train;
-  train.epochs = kBaselineEpochs;
+  train.epochs = std::max(kBaselineEpochs, in_.size.epochs);  // no fewer than a memory has
   train.seed = in_.seed;
   train.threads = in_.threads;
   const auto started = std::chrono::steady_clock::now();
@@ -171,7 +171,7 @@ const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& 
 Result<VariantRun> VariantMaker::RunFullFinetune() {
   const std::unique_ptr<MoeModel> clone = in_.model->CloneWithTrainableWeights();
   TrainOptions train;
-  train.epochs = kBaselineEpochs;
+  train.epochs = std::max(kBaselineEpochs, in_.size.epochs);  // no fewer than a memory has
   train.seed = in_.seed;
   train.threads = in_.threads;
   const auto started = std::chrono::steady_clock::now();
@@ -229,7 +229,7 @@ Result<VariantRun> VariantMaker::RunSecondHalf(const std::string& name) {
 
 CandidateOptions VariantMaker::CandidateDefaults() const {
   CandidateOptions options;
-  options.epochs = in_.memory_epochs;
+  options.epochs = in_.size.epochs;
   options.still = &in_.still;
   options.seed = in_.seed;
   options.threads = in_.threads;
@@ -241,7 +241,7 @@ Result<VariantRun> VariantMaker::RunTrainedMemory(const std::string& name) {
     return RunTables(name, found->second, in_.ready_build_s[name]);
   }
   PrototypeOptions prototypes;
-  prototypes.count = std::min(PrototypeCount(in_.reference->tokens()), in_.max_prototypes);
+  prototypes.count = std::min(PrototypeCount(in_.reference->tokens()), in_.size.max_prototypes);
   POINTSMAN_TRY(Candidate candidate,
                 name == "prototypes" ? TrainPrototypes(*in_.model, *in_.reference, prototypes, CandidateDefaults())
                                      : TrainEntries(*in_.model, *in_.reference, EntryOptions{}, CandidateDefaults()));

@@ -37,8 +37,7 @@ struct VariantInputs {
   ReroutingOptions rerouting;
   bool rewire_recompute = false;
   uint32_t rewire_interval = 128;
-  int memory_epochs = 6;           // entries and prototypes, where they are trained here
-  uint32_t max_prototypes = 2048;  // a layer
+  TrainingSize size;  // of what is trained here
   uint64_t seed = 0;
   int threads = 1;
   TokenScores* keep_frozen = nullptr;  // filled, if given, when `frozen` and `memory` are scored

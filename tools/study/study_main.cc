@@ -188,6 +188,8 @@ class Study {
 
   Status RunOne(Config config) {
     POINTSMAN_TRY(const ReferenceSet* set, SetOf(config.key_dim));
+    int& epochs = config.training.epochs;
+    if (epochs == 0) epochs = TrainingSizeOf("default", set->reference.size()).epochs;
     if (config.kind.ends_with("_finetune")) return RunBaseline(config, *set);
     if (config.prototypes.count == 0) config.prototypes.count = PrototypeCount(set->tokens());
     config.training.threads = data_.threads;
@@ -328,7 +330,7 @@ int Main(int argc, char** argv) {
   data.model = model;
   Config base;
   base.prototypes.count = 0;
-  base.training.epochs = 6;
+  base.training.epochs = 0;
   base.training.seed = data.seed;
   const auto run = [&]() -> Status {
     POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
