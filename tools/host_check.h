@@ -2,7 +2,7 @@
 //
 // Our runtime reads held-out documents of the memory, frozen and with it, and writes down what the router was given and
 // what it did; the host reads the same tokens on the user's installation and compares.
-// The host is transformers (python/pointsman/transformers/verify.py): the only one so far.
+// The host's side is python/pointsman/HOST/verify.py, and python/pointsman/drift.py what the hosts share.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 namespace pointsman {
 
 struct HostCheckOptions {
+  std::string host;  // transformers or vllm
   std::filesystem::path memory, model;
   std::string dtype = "float32";  // of the host's weights; ours are fp32
   uint64_t tokens = 2048;         // of text at most

