@@ -32,7 +32,7 @@ FAMILIES = {
     "gpt_oss": lambda common: transformers.GptOssConfig(**common, intermediate_size=32, num_local_experts=8, head_dim=32),
     "deepseek_v2": lambda common: transformers.DeepseekV2Config(
         **common, intermediate_size=64, moe_intermediate_size=32, n_routed_experts=8, n_shared_experts=1, first_k_dense_replace=1,
-        kv_lora_rank=16, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=16, v_head_dim=32, routed_scaling_factor=1.5),
+        n_group=1, topk_group=1, kv_lora_rank=512, q_lora_rank=None, qk_nope_head_dim=16, qk_rope_head_dim=64, v_head_dim=32, routed_scaling_factor=1.5),  # sizes that vLLM has kernels for
 }
 MOE_LAYERS = {"qwen2_moe": [0, 2], "deepseek_v2": [1, 2]}
 
@@ -94,7 +94,8 @@ def test_a_memory_of_every_family_acts_in_its_model(family, pointsman, corpus, o
     size = ("--max-tokens", "4000", "--max-test-tokens", "60000", "--preset", "fast", "--threads", "1")
     report = build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED, size=size)
     memory = Memory.open(tmp_path / "memory", allow_rejected=True)
-    assert memory.manifest["fingerprint"]["architecture"] == name
+    stored = memory.manifest["fingerprint"]
+    assert stored["architecture"] == name and fingerprint.of_files(folder).items() <= stored.items()
     assert list(memory.layers) == MOE_LAYERS.get(name, [0, 1, 2])
     hosted = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     is_tested = lambda path: hashlib.sha256(path.read_bytes()).hexdigest() in memory.manifest["test_sha256"]

@@ -2,6 +2,7 @@
 
     of_model(model)              architecture, config_sha256, router_sha256, dtype of a loaded model
     of_checkpoint(model, dir)    the same, of what it was loaded from
+    of_files(dir)                the same of a directory of which nothing is loaded, its tokenizer included
     tokenizer_sha256(directory)  of its tokenizer.json
 
 Router weights are hashed widened to fp32, so bf16 weights that were widened in loading hash alike. Weights that were
@@ -179,6 +180,23 @@ def of_checkpoint(model: nn.Module, directory: Path) -> dict[str, str]:
     """of_model, with the router weights that `directory` stores where loading has rounded them."""
     found = of_model(model)
     return found | {"router_sha256": _rounded_checkpoint_hash(model, directory) or found["router_sha256"]}
+
+
+def of_files(directory: Path) -> dict[str, str]:
+    """For families that only hosts compute; the core has its own for ours (pointsman.model_fingerprint)."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    routers = _checkpoint_routers(pathlib.Path(directory))
+    if not routers:
+        raise UnsupportedError(f"{directory}: no router weights in its safetensors files")
+    return {
+        "architecture": config.model_type,
+        "config_sha256": _sha256(canonical_config(config)),
+        "router_sha256": _hash_weights(iter(routers)),
+        "dtype": str(routers[0].dtype).removeprefix("torch."),
+        "tokenizer_sha256": tokenizer_sha256(pathlib.Path(directory) / "tokenizer.json"),
+    }
 
 
 def check(model: nn.Module, memory: Any, checkpoint: Optional[Path] = None) -> None:

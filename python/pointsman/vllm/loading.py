@@ -56,8 +56,9 @@ def check_layers(gates: dict[int, tuple[int, int]], name: str, memory: Any, laye
 
 
 def fingerprint_of(model: str) -> Optional[dict[str, str]]:
-    """None, and a warning, where the core knows no fingerprint of this family or finds no checkpoint that it can read."""
+    """None, and a warning, where no fingerprint of this family is defined or no checkpoint is found that can be read."""
     import pointsman
+    from pointsman import fingerprint
 
     try:
         directory = model
@@ -65,7 +66,10 @@ def fingerprint_of(model: str) -> Optional[dict[str, str]]:
             from huggingface_hub import snapshot_download
 
             directory = snapshot_download(model, local_files_only=True)
-        return pointsman.model_fingerprint(directory)
+        try:
+            return pointsman.model_fingerprint(directory)
+        except pointsman.UnsupportedError:
+            return fingerprint.of_files(directory)
     except Exception as error:  # noqa: BLE001
         log.warning("pointsman: %s cannot be held against the memory's fingerprint: %s", model, error)
         return None
