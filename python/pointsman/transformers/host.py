@@ -204,8 +204,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             check_selection(layer)
         channel.send(describe(model, layers, options.model))
         Host(channel, model, layers).serve()
-    except (BrokenPipeError, ConnectionResetError, EOFError):
-        return 0  # the parent has closed the socket
+    except (BrokenPipeError, ConnectionResetError, EOFError, KeyboardInterrupt):
+        return 0  # the parent has closed the socket, or goes with us
     except Error as error:
         channel.send({"error": f"{options.model}: {error}"})
     except Exception as error:  # of torch and transformers: the parent says it in one line, as every error of a command
