@@ -19,8 +19,10 @@ def main(model: str, memory: str, texts: list[str]) -> None:
 
     llm = LLM(model, dtype="float32", enforce_eager=True)
     length = llm.llm_engine.model_config.max_model_len - 40
-    prompts = [{"prompt_token_ids": ids} for text in texts
-               if len(ids := llm.get_tokenizer().encode(pathlib.Path(text).read_text(errors="replace"))[:length]) > 1]
+    tokenizer = llm.get_tokenizer()
+    read = lambda text: tokenizer.encode(pathlib.Path(text).read_text(errors="replace"), add_special_tokens=False)
+    # As a memory was built: a document follows the end of another.
+    prompts = [{"prompt_token_ids": ids} for text in texts if len(ids := [tokenizer.eos_token_id, *read(text)][:length]) > 1]
     for name, asked in (("frozen", None), ("memory", {"memory": "subject"})):
         params = SamplingParams(temperature=0, max_tokens=32, prompt_logprobs=0, extra_args=asked)
         outputs = llm.generate(prompts, params, use_tqdm=False)

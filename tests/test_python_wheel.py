@@ -6,6 +6,7 @@ Without it the short form runs: what the sdist holds, and the command's search f
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tarfile
@@ -105,6 +106,27 @@ print(logits.any())"""
     assert done.returncode == 1 and "pip install torch==" in done.stderr  # a clean environment has no torch
     stub = next(clean.glob("lib/python*/site-packages/pointsman"))
     assert {"py.typed", "_core.pyi", "libpointsman.so"} <= {path.name for path in stub.iterdir()}
+
+
+@long_form
+def test_the_examples_show_the_same_gain(clean, model, vllm_model, built_memory, corpus, tmp_path):
+    """Installed by `pip install .`, beside each host's own packages, which are lent by their environments."""
+    text = tmp_path / "text.h"
+    text.write_text(min(corpus.rglob("*.h"), key=lambda path: path.stat().st_size).read_text()[:120])
+    hosts = {".venv": ("transformers_host.py", model), ".venv-vllm": ("vllm_offline.py", vllm_model)}
+    gains = {}
+    for folder, (example, checkpoint) in hosts.items():
+        lent = list((ROOT / folder).glob("lib/python*/site-packages"))
+        if not lent:
+            pytest.skip(f"{folder} is not here: tools/setup {'vllm' if 'vllm' in folder else 'test'} makes it")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
+        environment |= {"PYTHONPATH": str(lent[0].resolve()), "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+                        "HF_HUB_OFFLINE": "1", "POINTSMAN_ALLOW_REJECTED": "1"}
+        said = run(clean / "bin/python", ROOT / "examples" / example, checkpoint, built_memory, text, env=environment, cwd=tmp_path)
+        frozen, routed = (float(re.search(rf"^{name}:? +([0-9.]+)", said, re.MULTILINE)[1]) for name in ("frozen", "(?:with the )?memory"))
+        gains[example] = routed - frozen
+    print(gains)
+    assert max(gains.values()) < -0.005 and max(gains.values()) - min(gains.values()) <= 0.002
 
 
 @long_form
