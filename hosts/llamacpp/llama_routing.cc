@@ -77,6 +77,7 @@ struct LlamaRouting::Impl {
   Router router;
   std::map<llama_seq_id, Sequence> sequences;
   LlamaCounters counters;
+  RouterRecorder recorder;  // null: nobody records
   bool bypassed = false;
 
   // The batch in progress.
@@ -183,6 +184,7 @@ void LlamaRouting::CopySequence(llama_seq_id from, llama_seq_id to) {
 }
 
 void LlamaRouting::SetKillSwitch(bool off) { impl_->router.SetKillSwitch(off); }
+void LlamaRouting::SetRecorder(RouterRecorder recorder) { impl_->recorder = std::move(recorder); }
 const std::vector<int32_t>& LlamaRouting::layers() const { return impl_->layers; }
 LlamaCounters LlamaRouting::counters() const { return impl_->counters; }
 RouterCounters LlamaRouting::router_counters() const { return impl_->router.counters(); }
@@ -363,7 +365,10 @@ Status LlamaRouting::Impl::RouteLayer(int32_t layer, const ggml_tensor* logits) 
   if (!changed.readable() || !hidden_states.readable() || hidden_states.rows() != changed.rows()) {
     return Wrong(where + ": router input and logits are not fp32 rows of the same number");
   }
+  std::vector<float> before;
+  if (recorder) before.assign(changed.values().begin(), changed.values().end());
   POINTSMAN_CHECK_OK(router.Route(step, layer, hidden_states.values(), changed.values(), nullptr, rows));
+  if (recorder) recorder(layer, hidden_states.values(), before, changed.values());
   changed.Store();
   return {};
 }

@@ -20,7 +20,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +37,11 @@ struct LlamaCounters {
   uint64_t layer_calls = 0;  // router logits seen, by MoE layer and micro-batch
   double seconds = 0;        // spent in routing them, of the caller's time
 };
+
+// What one MoE layer's router was given and gave in a micro-batch: hidden [n, H], logits before and after routing [n,
+// E]. In shadow mode before and after are the same.
+using RouterRecorder = std::function<void(int32_t layer, std::span<const float> hidden, std::span<const float> before,
+                                          std::span<const float> after)>;
 
 class LlamaRouting {
  public:
@@ -69,6 +76,10 @@ class LlamaRouting {
 
   // true: from now on no logits are changed, even in the middle of a batch; false: from the next micro-batch on.
   void SetKillSwitch(bool off);
+
+  // For measuring: called within Decode at every MoE layer of a micro-batch with bound rows, with all rows that the
+  // layer computes. Null: none.
+  void SetRecorder(RouterRecorder recorder);
 
   // The MoE layers, ascending.
   const std::vector<int32_t>& layers() const;

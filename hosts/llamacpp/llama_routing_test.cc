@@ -214,6 +214,40 @@ TEST_F(LlamaRoutingTest, TheRouterGetsTheRoutersInputAndItsResultIsUsed) {
   }
 }
 
+TEST_F(LlamaRoutingTest, ARecorderSeesEveryRowOfABoundSequence) {
+  struct Rows {
+    std::vector<float> hidden, before, after;
+  };
+  std::map<int32_t, Rows> seen;
+  Context host = Attached(Params(/*micro_batch=*/7));
+  host.routing->SetRecorder(
+      [&](int32_t layer, std::span<const float> hidden, std::span<const float> before, std::span<const float> after) {
+        Rows& rows = seen[layer];
+        rows.hidden.insert(rows.hidden.end(), hidden.begin(), hidden.end());
+        rows.before.insert(rows.before.end(), before.begin(), before.end());
+        rows.after.insert(rows.after.end(), after.begin(), after.end());
+      });
+  Feed(host, kText);
+  EXPECT_TRUE(seen.empty()) << "nothing is bound";
+  llama_memory_clear(llama_get_memory(host.context.get()), true);
+  const auto tables = RandomTables(5, {.layers = {0, 1, 3}, .gate = false});
+  ASSERT_TRUE(host.routing->Bind(0, {.tables = tables, .session = nullptr}).ok());
+  Feed(host, kText);
+
+  ASSERT_EQ(seen.size(), kModelLayers);
+  std::vector<uint32_t> positions(kText.size());
+  std::iota(positions.begin(), positions.end(), 0u);
+  Router router;
+  const std::vector<uint32_t> slots(kText.size(), router.AddSlot({.tables = tables, .session = nullptr}));
+  auto step = router.BeginStep(slots, positions, kText);
+  for (auto& [layer, rows] : seen) {
+    ASSERT_EQ(rows.before.size(), kText.size() * kExperts);
+    EXPECT_LT(Largest(rows.before, FrozenLogits(rows.hidden, layer)), 1e-5f);
+    ASSERT_TRUE(router.Route(step.value(), layer, rows.hidden, rows.before).ok());
+    EXPECT_TRUE(SameBits(rows.after, rows.before)) << layer;
+  }
+}
+
 TEST_F(LlamaRoutingTest, HowABatchIsCutDoesNotMatter) {
   const Binding binding{.tables = RandomTables(2), .session = RandomSession(3, kModelLayers)};
   Context whole = Attached();
