@@ -1,6 +1,6 @@
 """Writes a small Mixture-of-Experts checkpoint in the hub's format as a GGUF file.
 
-    python hosts/llamacpp/gguf_from_hf.py MODEL_DIR OUT.gguf [--type f32|f16|q8_0]
+    python hosts/llamacpp/gguf_from_hf.py MODEL_DIR OUT.gguf [--type f32|f16|bf16|q8_0|q4_0]
     python hosts/llamacpp/gguf_from_hf.py --random-layers N OUT.gguf      random fp16 layers of OLMoE-1B-7B's widths, to time
 
 For the reference model and the tests' models, whose tokenizers llama.cpp's own converter does not know: it asks for a
@@ -134,8 +134,7 @@ def convert(folder, out, kind="f32"):
     ends = config.get("eos_token_id")
     for end in [ends] if isinstance(ends, int) else (ends or [])[:1]:
         writer.add_eos_token_id(end)
-    wanted = {"f32": gguf.GGMLQuantizationType.F32, "f16": gguf.GGMLQuantizationType.F16,
-              "q8_0": gguf.GGMLQuantizationType.Q8_0}[kind]
+    wanted = gguf.GGMLQuantizationType[kind.upper()]
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[name], config["num_hidden_layers"])
     for source, array in load_tensors(folder).items():
         target = names.get_name(source, try_suffixes=(".weight", ".bias"))
@@ -195,7 +194,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=pathlib.Path, nargs="?", help="a folder with config.json, tokenizer.json and *.safetensors")
     parser.add_argument("out", type=pathlib.Path, help="the file to write")
-    parser.add_argument("--type", choices=("f32", "f16", "q8_0"), default="f32", help="of matrices (default: f32)")
+    parser.add_argument("--type", choices=("f32", "f16", "bf16", "q8_0", "q4_0"), default="f32", help="of matrices (default: f32)")
     parser.add_argument("--random-layers", type=int, help="no model: random weights of OLMoE-1B-7B's widths")
     given = parser.parse_args()
     if (given.model is None) == (given.random_layers is None):
