@@ -26,7 +26,7 @@ endforeach()
 
 pointsman_module(llamacpp FOLDER hosts/llamacpp SOURCES batch_rows.cc gguf_identity.cc graph_tensor.cc llama_routing.cc
   DEPENDS pointsman_router llamacpp)
-foreach(program llama llama_probe llama_bench)
+foreach(program llama llama_verify llama_probe llama_bench)
   add_executable(pointsman_${program} hosts/llamacpp/pointsman_${program}.cc)
   target_link_libraries(pointsman_${program} PRIVATE pointsman_llamacpp CLI11::CLI11)
   set_target_properties(pointsman_${program} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})

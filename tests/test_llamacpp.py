@@ -7,12 +7,13 @@ without it everything here is skipped.
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import BINARY, ROOT, fails
 
 BUILD = pathlib.Path(os.environ.get("POINTSMAN_BUILD_DIR", ROOT / "build/release"))
 PROBE, EXAMPLE, BENCH, OURS = (BUILD / name for name in (
@@ -186,6 +187,49 @@ def test_refusals_name_the_thing(tiny_gguf, reference_gguf, built_memory, refere
         assert done.returncode == 1 and "built for another model: router_sha256" in done.stderr
     done = run(EXAMPLE, "--model", tiny_gguf, "--memory", tmp_path / "none", "--prompt", "a")
     assert done.returncode == 1 and "none" in done.stderr
+
+
+def verify(pointsman, memory, model, *arguments, ask=None, **options):
+    return (ask or pointsman)("verify", memory, "--host", "llamacpp", "--model", model, "--python", sys.executable, "--max-tokens", "600",
+                              *arguments, env={"OMP_NUM_THREADS": "1"}, **options)
+
+
+def test_verify_compares_llama_cpp_with_the_runtime(pointsman, tiny_gguf, model, built_memory):
+    host = verify(pointsman, built_memory, model, "--gguf", tiny_gguf, ask=pointsman.json, schema="verify")
+    assert host["host"] == "llamacpp" and host["version"].startswith("ggml ") and host["dtype"] == "f32"
+    assert host["carries"] and host["silent_is_identical"]
+    assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
+    assert 300 < host["tokens"] <= 600
+    for layer in host["layers"]:
+        assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
+        assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
+        assert 0 < layer["logits_max"] < 1e-3
+
+
+def test_verify_prints_what_other_weights_and_another_cache_change_in_llama_cpp(pointsman, convert, model, built_memory, tmp_path):
+    convert(model, tmp_path / "half.gguf", "bf16")
+    done = verify(pointsman, built_memory, model, "--gguf", tmp_path / "half.gguf", "--half-cache")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("llamacpp ggml ") and ", bf16, fp16 cache, " in lines[0], done.stderr
+    assert [line.split()[0] for line in lines[2:4]] == ["0", "1"]
+    assert all(float(line.split()[-1]) > 1e-3 for line in lines[2:4])  # of router logits, at most
+    assert "in shadow mode the model's logits keep their bits" in lines
+    assert done.returncode == ("does NOT do there" in done.stdout)
+
+
+def test_verify_of_llama_cpp_names_what_is_missing(pointsman, convert, tiny_gguf, model, other_model, built_memory, tmp_path):
+    convert(other_model, tmp_path / "other.gguf")
+    (tmp_path / "text.gguf").write_text("no model\n")
+    for gguf, parts in {"other.gguf": ("built for another model: router_sha256", "use a GGUF of the model"),
+                        "text.gguf": ("text.gguf", "not a GGUF file"), "none.gguf": ("none.gguf", "--gguf")}.items():
+        fails(verify(pointsman, built_memory, model, "--gguf", tmp_path / gguf), 1, *parts)
+    fails(verify(pointsman, built_memory, model), 2, "--gguf FILE", "gguf_from_hf.py")
+    fails(verify(pointsman, built_memory, model, "--gguf", tiny_gguf, "--dtype", "bfloat16"), 2, "--dtype", "--gguf")
+    fails(pointsman("verify", built_memory, "--host", "transformers", "--model", model, "--gguf", tiny_gguf), 2, "--host llamacpp only")
+    alone = shutil.copy(BINARY, tmp_path)  # an installation without llama.cpp
+    done = subprocess.run([alone, "verify", built_memory, "--host", "llamacpp", "--model", model, "--gguf", tiny_gguf], capture_output=True,
+                          text=True, env=pointsman.environment())
+    fails(done, 1, "pointsman_llama_verify: llama.cpp is not built", "tools/setup llamacpp")
 
 
 def test_the_cost_is_measured(tiny_gguf):

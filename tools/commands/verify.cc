@@ -34,9 +34,21 @@ Result<Output> VerifyHost(const Settings& settings) {
   if (!settings.Has("model")) {
     return Error{ErrorCode::kInvalidArgument, "--host: which model? Add --model DIR, as the host loads it"};
   }
+  const bool is_llama = settings.Text("host") == "llamacpp";
+  if (is_llama != settings.Has("gguf") || (!is_llama && settings.Flag("half-cache"))) {
+    return Error{ErrorCode::kInvalidArgument,
+                 is_llama ? "--host llamacpp: which file? Add --gguf FILE, the model of --model as llama.cpp loads it "
+                            "(hosts/llamacpp/gguf_from_hf.py and llama.cpp's convert_hf_to_gguf.py write one)"
+                          : "--gguf and --half-cache: of --host llamacpp only"};
+  }
+  if (is_llama && settings.Text("dtype") != "float32") {
+    return Error{ErrorCode::kInvalidArgument, "--dtype: the weights of --gguf have their types; leave --dtype out"};
+  }
   POINTSMAN_TRY(json host, CheckHost({.host = settings.Text("host"),
                                       .memory = settings.Path("memory"),
                                       .model = settings.Path("model"),
+                                      .gguf = settings.Path("gguf"),
+                                      .half_cache = settings.Flag("half-cache"),
                                       .dtype = settings.Text("dtype"),
                                       .tokens = static_cast<uint64_t>(settings.Integer("max-tokens")),
                                       .python = settings.Text("python")}));
@@ -64,8 +76,8 @@ Result<Output> VerifyHost(const Settings& settings) {
   if (!warning.empty()) text += "warning: " + warning + "\n";
   text += carries
               ? "the memory does there what it does here\n"
-              : "the memory does NOT do there what it does here: see the columns; bfloat16 weights, another version "
-                "of the model's code, or a host that computes the router in half precision are the usual causes\n";
+              : "the memory does NOT do there what it does here: see the columns; bfloat16 or quantised weights, "
+                "another version of the model's code, or a host that computes in half precision are the usual causes\n";
   return Output{.json = std::move(host), .text = std::move(text), .exit_code = carries ? 0 : kUnsound};
 }
 
