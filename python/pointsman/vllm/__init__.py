@@ -12,7 +12,7 @@ It does nothing unless the environment names a memory (settings.py has all varia
 
 The way of a request: processor.py refuses what cannot be; entry.py, in the engine's process, fixes the memory's
 generation, the strength and the session and gives the request its own prefix-cache salt; worker.py names the rows of
-each step; gates.py stands at each router and asks the core to change its logits.
+each step (worker_v2.py, those of vLLM's second model runner); gates.py stands at each router and asks the core to change its logits.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ def register() -> None:
     settings.read_manifests()
     settings.share_off_switch()
     entry.install(settings)
-    gates.install()
+    gates.install(settings)
     worker.install(settings)
     register.done = True  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from . import worker
+from .settings import UNTESTED, Settings
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -32,7 +33,7 @@ def layer_of(prefix: str) -> int:
     return int(found[1]) if found else -1
 
 
-def install() -> None:
+def install(settings: Settings) -> None:
     import vllm.envs
     from vllm.config import get_current_vllm_config
     from vllm.model_executor.custom_op import op_registry_oot
@@ -47,9 +48,9 @@ def install() -> None:
     @GateLinear.register_oot
     class MemoryGateLinear(GateLinear):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            if get_current_vllm_config().use_v2_model_runner:
-                raise RuntimeError("pointsman: vLLM chose its second model runner, whose steps the plug-in does not follow: set "
-                                   "VLLM_USE_V2_MODEL_RUNNER=0")
+            if get_current_vllm_config().use_v2_model_runner and not settings.untested:
+                raise RuntimeError("pointsman: vLLM chose its second model runner, with which the plug-in never ran on an accelerator: set "
+                                   f"VLLM_USE_V2_MODEL_RUNNER=0, or {UNTESTED}=1 to try it")
             super().__init__(*args, **kwargs)
             self.pointsman_layer = layer_of(self.prefix)
 

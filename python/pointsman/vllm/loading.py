@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, Iterable, Optional
+from typing import Any, Iterable, Iterator, Optional
 
 import torch
 
 from . import gates
-from .settings import Settings
+from .settings import UNTESTED, Settings
 from .worker import Steps
 
 log = logging.getLogger("vllm.pointsman")
@@ -22,8 +22,7 @@ log = logging.getLogger("vllm.pointsman")
 def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: torch.device) -> Steps:
     """What worker.py asks at each step."""
     name = config.model_config.model
-    if device.type != "cpu":
-        raise RuntimeError(f"pointsman: the plug-in routes on the CPU; {name} runs on {device.type}, where it was not tested")
+    check_place(settings, config, device.type)
     found = gates.find(model)
     first, last = config.model_config.get_layers_start_end_indices(config.parallel_config)
     steps = Steps(settings, found)
@@ -40,6 +39,34 @@ def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: tor
                   "without. Serve it with --model-impl transformers, or add lm_head.weight to the checkpoint", name, type(model).__name__)
     log.info("pointsman: %d routers of %s ask %s", len(found), name, ", ".join(settings.memories) or "sessions")
     return steps
+
+
+def check_place(settings: Settings, config: Any, device: str) -> None:
+    """The CPU with the first model runner, and what POINTSMAN_VLLM_UNTESTED=1 lets be tried."""
+    if device != "cpu" and not settings.untested:
+        raise RuntimeError(f"pointsman: {config.model_config.model} runs on {device}, where the plug-in never ran: serve it on the CPU, or set "
+                           f"{UNTESTED}=1 to try it")
+    if device != "cpu" or config.use_v2_model_runner:
+        for what, remedy in unfollowed(config):
+            raise RuntimeError(f"pointsman: {what}, which the plug-in does not follow on {device} with "
+                               f"{'the second' if config.use_v2_model_runner else 'the first'} model runner: {remedy}")
+
+
+def unfollowed(config: Any) -> Iterator[tuple[str, str]]:
+    """What of vLLM's configuration has no tested path off the CPU or with the second model runner: (it, the remedy)."""
+    mode, parallel, model = config.compilation_config.cudagraph_mode, config.parallel_config, config.model_config
+    if mode:  # full and piecewise ones alike: the routers are inside the captured pieces, and a replay runs no Python
+        yield f"the CUDA graphs ({mode}) leave the memory out", "serve with -cc.cudagraph_mode=NONE or --enforce-eager"
+    if parallel.world_size_across_dp > 1:
+        yield f"the model runs on {parallel.world_size_across_dp} devices", "serve it on one"
+    if parallel.use_ubatching:
+        yield "passes are split into micro-batches", "leave out --enable-dbo and --ubatch-size"
+    if config.speculative_config is not None:
+        yield "speculative decoding is on", "leave out --speculative-config"
+    if model.enable_prompt_embeds:
+        yield "prompts may be embeddings", "leave out --enable-prompt-embeds"
+    if model.supports_multimodal_inputs:
+        yield "prompts may be images or sound", "serve with --language-model-only, or a model of text"
 
 
 def check_layers(gates: dict[int, tuple[int, int]], name: str, memory: Any, layers: Iterable[int], model: str) -> None:

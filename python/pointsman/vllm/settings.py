@@ -8,6 +8,7 @@
     POINTSMAN_SHADOW=1   compute and count, change nothing
     POINTSMAN_DISABLE=1  the plug-in does not load, whatever else is set
     POINTSMAN_ALLOW_REJECTED=1   a memory whose own verdict is `reject` is opened too
+    POINTSMAN_VLLM_UNTESTED=1    accelerators and vLLM's second model runner are not refused (worker_v2.py, loading.py)
 
 A request (SamplingParams.extra_args, "vllm_xargs" over HTTP): memory (a name; "" or "none": frozen), strength, session
 (a name), shadow (0 or 1).
@@ -31,6 +32,7 @@ import numpy as np
 WIRE = "pointsman"  # key of extra_args under which the engine hands a binding to its workers; never a client's
 SALT = "pointsman:"  # what every salt of ours begins with
 DEFAULT = "default"  # the name of POINTSMAN_MEMORY
+UNTESTED = "POINTSMAN_VLLM_UNTESTED"
 OFF_SWITCH = "POINTSMAN_VLLM_OFF"  # a path; the file is there once a memory was turned off by an error
 _SESSION_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -80,6 +82,7 @@ class Settings:
     shadow: bool = False
     disabled: bool = False
     allow_rejected: bool = False
+    untested: bool = False
     digests: dict[str, str] = field(default_factory=dict)  # directory -> of the manifest, as read at the start
 
     @classmethod
@@ -96,7 +99,8 @@ class Settings:
             memories[name.strip()] = os.path.abspath(path.strip())
         strength = _strength(get("POINTSMAN_STRENGTH") or "1", "POINTSMAN_STRENGTH")
         return cls(memories, get("POINTSMAN_SESSIONS") or None, strength, _is_set(environment, "POINTSMAN_SHADOW"),
-                   _is_set(environment, "POINTSMAN_DISABLE"), _is_set(environment, "POINTSMAN_ALLOW_REJECTED"))
+                   _is_set(environment, "POINTSMAN_DISABLE"), _is_set(environment, "POINTSMAN_ALLOW_REJECTED"),
+                   _is_set(environment, UNTESTED))
 
     @property
     def is_on(self) -> bool:

@@ -75,6 +75,16 @@ class Steps:
         turn_off()
         log.error("pointsman: the memory is turned off after an error in routing; requests are served frozen", exc_info=error)
 
+    def begin_or_fail(self, begin: Callable[[], Optional["Step"]]) -> Optional["Step"]:
+        """What `begin` gives; None without the memories and after an error in it."""
+        if self.off:
+            return None
+        try:
+            return begin()
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)
+            return None
+
     def begin(self, parts: Sequence[Rows], tokens: np.ndarray, request_of: Callable[[str], Any]) -> Optional["Step"]:
         """`tokens` [T] of all rows, `request_of` gives the runner's state of a request. None: no row is bound."""
         bound = [(self._find(part.request, request_of), part) for part in parts]
@@ -94,9 +104,13 @@ class Steps:
         return Step(self, self._router, begun, len(tokens), frozenset().union(*(live.layers for live, _ in bound)))
 
     def release(self, request: str) -> None:
-        live = self._live.pop(request, None)
-        if live is not None and live.slot:
-            self._router.release_slot(live.slot)
+        """Of a request that the runner no longer holds. Never raises."""
+        try:
+            live = self._live.pop(request, None)
+            if live is not None and live.slot:
+                self._router.release_slot(live.slot)
+        except Exception as error:  # noqa: BLE001
+            self.fail(error)
 
     def _find(self, request: str, request_of: Callable[[str], Any]) -> Live:
         if request not in self._live:
@@ -134,7 +148,9 @@ class Step:
         self._called: set[int] = set()
 
     def route(self, layer: int, hidden: torch.Tensor, logits: torch.Tensor) -> None:
-        """Changes logits [T.., E] in place; hidden [T.., H]. Never raises."""
+        """Changes logits [T.., E] in place; hidden [T.., H]. Never raises.
+
+        On an accelerator both are copied to the host and the logits back, which waits for the device at every layer."""
         if self._steps.off:
             return
         try:
@@ -144,8 +160,8 @@ class Step:
             if hidden.dim() != 2 or len(hidden) < self._rows or len(logits) < self._rows:
                 raise RuntimeError(f"layer {layer}: the router was given {tuple(hidden.shape)} for a step of {self._rows} rows: the pass is "
                                    "split (micro-batches, sequence parallelism), which is not supported")
-            read, written = hidden[:self._rows].contiguous(), logits[:self._rows]
-            dense = written.contiguous()
+            read, written = hidden[:self._rows].cpu().contiguous(), logits[:self._rows]
+            dense = written.cpu().contiguous()
             self._router.route(self._begun, layer, read, dense)
             if dense is not written:
                 written.copy_(dense)
@@ -170,13 +186,34 @@ def text_of(request: Any, count: int) -> np.ndarray:
     return np.array(known + [UNKNOWN] * (count - len(known)), dtype=np.int32)
 
 
-# -- the first model runner (CPU; GPU without VLLM_USE_V2_MODEL_RUNNER) --------------------------------------------------
-
 _in_hand: Optional[Step] = None  # of the pass that runs in this process
 
 
 def step_in_hand() -> Optional[Step]:
     return _in_hand
+
+
+def take(step: Optional[Step]) -> Optional[Step]:
+    """The step that the gates ask from now on; returns the one before."""
+    global _in_hand
+    before, _in_hand = _in_hand, step
+    return before
+
+
+def prepared(settings: Settings, load: Callable[..., Any]) -> Callable[..., Any]:
+    """A runner's load_model, after which it has its `pointsman_steps`."""
+    from . import loading
+
+    @functools.wraps(load)
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = load(self, *args, **kwargs)
+        self.pointsman_steps = loading.prepare(settings, self.vllm_config, self.model, self.device)
+        return result
+
+    return load_model
+
+
+# -- the first model runner (CPU; GPU without VLLM_USE_V2_MODEL_RUNNER) --------------------------------------------------
 
 
 def _begin(runner: Any, steps: Steps) -> Optional[Step]:
@@ -194,51 +231,36 @@ def _begin(runner: Any, steps: Steps) -> Optional[Step]:
 
 def install(settings: Settings) -> None:
     """Wraps the runner: loading, each pass, and the end of each request."""
+    if settings.untested:
+        from . import worker_v2
+
+        worker_v2.install(settings)
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
     from vllm.v1.worker.worker_base import WorkerBase
 
-    from . import loading
-
-    def load(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-            result = original(self, *args, **kwargs)
-            self.pointsman_steps = loading.prepare(settings, self.vllm_config, self.model, self.device)
-            return result
-
-        return load_model
-
-    CPUModelRunner.load_model = load(CPUModelRunner.load_model)
-    GPUModelRunner.load_model = load(GPUModelRunner.load_model)
+    CPUModelRunner.load_model = prepared(settings, CPUModelRunner.load_model)
+    GPUModelRunner.load_model = prepared(settings, GPUModelRunner.load_model)
 
     forward, removed = GPUModelRunner._model_forward, GPUModelRunner._on_request_state_removed
 
     @functools.wraps(forward)
     def model_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        global _in_hand
         steps: Steps = self.pointsman_steps
-        step = None
-        try:
-            step = None if steps.off else _begin(self, steps)
-        except Exception as error:  # noqa: BLE001
-            steps.fail(error)
+        step = steps.begin_or_fail(lambda: _begin(self, steps))
         if step is None:
             return forward(self, *args, **kwargs)
-        _in_hand = step
+        take(step)
         try:
             result = forward(self, *args, **kwargs)
         finally:
-            _in_hand = None
+            take(None)
         step.end()
         return result
 
     @functools.wraps(removed)
     def on_request_state_removed(self: Any, request_id: str, state: Any) -> None:
-        try:
-            self.pointsman_steps.release(request_id)
-        except Exception as error:  # noqa: BLE001
-            self.pointsman_steps.fail(error)
+        self.pointsman_steps.release(request_id)
         removed(self, request_id, state)
 
     GPUModelRunner._model_forward = model_forward
