@@ -3,7 +3,8 @@
     .venv-vllm/bin/python tests/vllm_checks.py MODEL MEMORY OTHER_MEMORY SESSIONS
 
 One process, eager, fp32. First an engine as it is without the plug-in; then the plug-in is registered and a second engine
-runs everything else, small enough that prompts are chunked and requests preempted.
+runs everything else, small enough that prompts are chunked and requests preempted. With CHECK_SECOND_RUNNER in the
+environment vLLM's second model runner runs it, and a third engine with drafts.
 """
 
 import contextlib
@@ -14,7 +15,8 @@ import sys
 
 os.environ.update(OMP_NUM_THREADS="1", VLLM_CPU_OMP_THREADS_BIND="1", VLLM_CPU_KVCACHE_SPACE="1", VLLM_NO_USAGE_STATS="1",
                   HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="WARNING")
-if os.environ.get("CHECK_SECOND_RUNNER"):
+SECOND_RUNNER = "CHECK_SECOND_RUNNER" in os.environ
+if SECOND_RUNNER:
     import vllm_second_runner  # noqa: F401
 
 import numpy as np
@@ -26,6 +28,7 @@ from vllm.sampling_params import BeamSearchParams
 NEW = 12  # tokens a request generates
 MODEL, MEMORY, OTHER, SESSIONS = sys.argv[1:5]
 END_OF_TEXT = 0
+ALLOWED = list(range(END_OF_TEXT + 1, json.loads(pathlib.Path(MODEL, "config.json").read_text())["vocab_size"]))
 
 
 def engine(**options):
@@ -35,7 +38,7 @@ def engine(**options):
 
 def params(new=NEW, prompt=False, **asked):
     """Greedy, the end of the text forbidden, so that a random model says something."""
-    return SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, logit_bias={END_OF_TEXT: -100.0}, logprobs=5,
+    return SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, allowed_token_ids=ALLOWED, logprobs=5,
                           prompt_logprobs=0 if prompt else None, extra_args=asked or None)
 
 
@@ -111,6 +114,20 @@ def count_calls(module, owner, name):
     return calls
 
 
+def count_rewinds():
+    """Of bound requests whose next row is below one that was routed before."""
+    from pointsman.vllm.worker import Steps
+
+    original, rewinds = Steps.begin, [0]
+
+    def begin(self, parts, *others):
+        rewinds[0] += sum(part.request in self._live and part.position < self._live[part.request].length for part in parts)
+        return original(self, parts, *others)
+
+    Steps.begin = begin
+    return rewinds
+
+
 def settings():
     """Those that the engine's entry holds."""
     from vllm.v1.request import Request
@@ -151,6 +168,13 @@ def main():
     import pointsman.vllm
 
     pointsman.vllm.register()
+    if SECOND_RUNNER:
+        settings().untested = False
+        try:
+            engine()
+        except RuntimeError as error:
+            found["refused runner"] = str(error)
+        settings().untested = True
     llm = engine()
     counters = lambda: llm.collective_rpc("pointsman_counters")[0]
     found["frozen"] = run(llm, [(ids, params(prompt=True)) for ids in prompts])
@@ -191,13 +215,18 @@ def main():
     session = {int(name[6:]): value for name, value in np.load(pathlib.Path(SESSIONS) / "ada.npz").items()}
     bindings = [dict(memory="one"), {}, dict(memory="two", strength=0.5), dict(memory="one", session="ada"), dict(session="ada")]
     mixed = [(prompts[generator.integers(len(prompts))], bindings[i % len(bindings)]) for i in range(25)]
-    outputs = run(llm, [(ids, params(**asked)) for ids, asked in mixed])
     reference = Transformers()
     memories = {"one": pointsman.Memory.open(MEMORY), "two": pointsman.Memory.open(OTHER)}
-    found["mixed"] = [output | {"reference": reference.follow(ids, output["tokens"], memories.get(asked.get("memory")),
-                                                              asked.get("strength", 1.0), session if "session" in asked else None),
-                                "asked": asked} for (ids, asked), output in zip(mixed, outputs)]
+
+    def followed(mixed):
+        outputs = run(llm, [(ids, params(**asked)) for ids, asked in mixed])
+        return [output | {"reference": reference.follow(ids, output["tokens"], memories.get(asked.get("memory")), asked.get("strength", 1.0),
+                                                        session if "session" in asked else None),
+                          "asked": asked} for (ids, asked), output in zip(mixed, outputs)]
+
+    found["mixed"] = followed(mixed)
     found["preempted"] = preempted[0]
+    in_turn(ids[:9], {})  # the worker hears of the last requests' ends
     found["counters mixed"] = counters()
 
     # -- beams, which carry no request's arguments: by the default memory ------------------------------------------------
@@ -209,6 +238,15 @@ def main():
         new = beam.tokens[70:]
         by = {name: sum(reference.follow(ids[1600:1670], new, memory)["logprobs"]) for name, memory in (("one", memories["one"]), ("frozen", None))}
         found["beams"].append(by | {"said": beam.cum_logprob, "tokens": len(new)})
+
+    # -- drafts, many of them rejected -----------------------------------------------------------------------------------
+    if SECOND_RUNNER:  # of the first tests/vllm_families.py has them
+        del llm
+        rewinds = count_rewinds()
+        llm = engine(max_num_batched_tokens=40, max_num_seqs=6, speculative_config={
+            "method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 2, "prompt_lookup_min": 1})
+        found["drafts"] = followed(mixed[:10])
+        found["rewinds"] = rewinds[0]
 
     # -- an error inside ---------------------------------------------------------------------------------------------------
     before = in_turn(ids[1800:1880], one, {})

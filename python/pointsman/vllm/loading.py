@@ -56,13 +56,13 @@ def unfollowed(config: Any) -> Iterator[tuple[str, str]]:
     """What of vLLM's configuration has no tested path off the CPU or with the second model runner: (it, the remedy)."""
     mode, parallel, model = config.compilation_config.cudagraph_mode, config.parallel_config, config.model_config
     if mode:  # full and piecewise ones alike: the routers are inside the captured pieces, and a replay runs no Python
-        yield f"the CUDA graphs ({mode}) leave the memory out", "serve with -cc.cudagraph_mode=NONE or --enforce-eager"
+        yield f"the CUDA graphs ({mode}) leave the memory out", "serve with -cc.cudagraph_mode=none or --enforce-eager"
     if parallel.world_size_across_dp > 1:
         yield f"the model runs on {parallel.world_size_across_dp} devices", "serve it on one"
     if parallel.use_ubatching:
         yield "passes are split into micro-batches", "leave out --enable-dbo and --ubatch-size"
-    if config.speculative_config is not None:
-        yield "speculative decoding is on", "leave out --speculative-config"
+    if config.speculative_config is not None and config.speculative_config.method != "ngram":
+        yield f"drafts come from {config.speculative_config.method}", "take ngram, or leave out --speculative-config"
     if model.enable_prompt_embeds:
         yield "prompts may be embeddings", "leave out --enable-prompt-embeds"
     if model.supports_multimodal_inputs:
