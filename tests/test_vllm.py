@@ -244,9 +244,20 @@ def test_a_split_pass_turns_the_memory_off_and_changes_nothing(core, built_memor
     assert runner.steps.off and torch.equal(logits, torch.ones(2, 8))
 
 
-def test_half_precision_rows_that_are_not_written_keep_their_bits(core, built_memory, tmp_path):
+@pytest.mark.parametrize("copied", [False, True])
+def test_half_precision_rows_that_are_not_written_keep_their_bits(copied, core, built_memory, tmp_path):
     import torch
 
+    class Accelerated(torch.Tensor):
+        """Has to be copied to be read."""
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor).clone()
+
+        def contiguous(self):
+            raise AssertionError("not on the host")
+
+    place = Accelerated if copied else torch.Tensor
     np.savez(tmp_path / "ada.npz", **{"layer.0": np.arange(8)})
     runner = Runner(built_memory, tmp_path)
     runner.add("frozen", [1, 2], memory="none")
@@ -254,7 +265,7 @@ def test_half_precision_rows_that_are_not_written_keep_their_bits(core, built_me
     step = runner.begin(("frozen", 0, [1, 2]), ("ada", 0, [1, 2]))
     before = torch.randn(5, 8, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)  # the last row is padding
     logits = before.clone()
-    step.route(0, torch.randn(5, 64).to(torch.bfloat16), logits)
+    step.route(0, torch.randn(5, 64).to(torch.bfloat16).as_subclass(place), logits.as_subclass(place))
     assert not runner.steps.off
     assert torch.equal(logits[[0, 1, 4]], before[[0, 1, 4]])
     assert torch.equal(logits[2:4], (before[2:4].float() + torch.arange(8)).to(torch.bfloat16))

@@ -118,10 +118,12 @@ def test_the_gate_is_the_same_whole_chunked_batched_cached_and_after_rejected_dr
 def test_a_preempted_request_arrives_again_with_what_it_had_said(engine, tokens):  # noqa: F811
     whole = engine.step(("whole", 0, tokens), new=[engine.new("whole", tokens, memory="one")])
     engine.step(("a", 0, tokens[:40]), new=[engine.new("a", tokens[:40], memory="one")])
-    engine.step(("a", 40, tokens[40:41]))
+    engine.step(("a", 40, tokens[40:50]))
     engine.step(("whole", 60, [1]), preempted=["a"])
     assert engine.steps.counters()["live"] == 1
-    assert engine.step(("a", 32, tokens[32:50]), new=[engine.new("a", tokens[:50], memory="one")]) == whole[32:50]
+    # Its first 45 tokens, five of them generated, are still cached.
+    assert engine.step(("a", 45, tokens[45:50]), new=[engine.new("a", tokens[:50], memory="one")]) == whole[45:50]
+    assert engine.steps._router.export_gate(engine.steps._live["a"].slot).tolist() == tokens[:50]
 
 
 def test_the_end_of_a_request_frees_its_slot_and_its_name(engine, tokens):  # noqa: F811
