@@ -93,8 +93,10 @@ class Engine:
 
 @pytest.fixture
 def engine(core, built_memory, monkeypatch):  # noqa: F811
-    for name, content in (("vllm", {}), ("vllm.platforms", {"current_platform": types.SimpleNamespace(is_cpu=lambda: False)}), ("vllm.v1", {}),
-                          ("vllm.v1.worker", {}), ("vllm.v1.worker.gpu", {}), ("vllm.v1.worker.gpu.model_runner", {"GPUModelRunner": runner_class()})):
+    runner = runner_class()
+    for name, content in (("vllm", {}), ("vllm.platforms", {"current_platform": types.SimpleNamespace(is_cpu=lambda: False)}),
+                          ("vllm.v1", {}), ("vllm.v1.worker", {}), ("vllm.v1.worker.gpu", {}),
+                          ("vllm.v1.worker.gpu.model_runner", {"GPUModelRunner": runner})):
         stand_in = types.ModuleType(name)
         vars(stand_in).update(content)
         monkeypatch.setitem(sys.modules, name, stand_in)
@@ -102,7 +104,7 @@ def engine(core, built_memory, monkeypatch):  # noqa: F811
     settings.read_manifests()
     monkeypatch.setattr(loading, "prepare", lambda settings, *_: worker.Steps(settings, {0: (64, 8), 1: (64, 8)}))
     worker_v2.install(settings)
-    return Engine(sys.modules["vllm.v1.worker.gpu.model_runner"].GPUModelRunner(), settings)
+    return Engine(runner(), settings)
 
 
 def test_the_gate_is_the_same_whole_chunked_batched_cached_and_after_rejected_drafts(engine, tokens):  # noqa: F811
@@ -249,7 +251,8 @@ def checks(vllm_path, vllm_model, built_memory, corpus, pointsman, tmp_path_fact
                              CHECK_SECOND_RUNNER="1", POINTSMAN_VLLM_UNTESTED="1")
 
 
-OF_THE_FIRST = [test for name, test in vars(test_vllm).items() if name.startswith("test_") and list(inspect.signature(test).parameters) == ["checks"]]
+OF_THE_FIRST = [test for name, test in vars(test_vllm).items()
+                if name.startswith("test_") and list(inspect.signature(test).parameters) == ["checks"]]
 
 
 @long

@@ -44,8 +44,8 @@ def prepare(settings: Settings, config: Any, model: torch.nn.Module, device: tor
 def check_place(settings: Settings, config: Any, device: str) -> None:
     """The CPU with the first model runner, and what POINTSMAN_VLLM_UNTESTED=1 lets be tried."""
     if device != "cpu" and not settings.untested:
-        raise RuntimeError(f"pointsman: {config.model_config.model} runs on {device}, where the plug-in never ran: serve it on the CPU, or set "
-                           f"{UNTESTED}=1 to try it")
+        raise RuntimeError(f"pointsman: {config.model_config.model} runs on {device}, where the plug-in never ran: serve it on the CPU, "
+                           f"or set {UNTESTED}=1 to try it")
     if device != "cpu" or config.use_v2_model_runner:
         for what, remedy in unfollowed(config):
             raise RuntimeError(f"pointsman: {what}, which the plug-in does not follow on {device} with "
