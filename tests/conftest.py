@@ -11,7 +11,9 @@ import jsonschema
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "build/release/python"))  # the Python package as it was built
+sys.path[:0] = [str(ROOT / "build/release/python"), str(ROOT / "tools/study")]  # the Python package as it was built
+from small_models import config_of, copy_headers, save_model, train_tokenizer, write_licenses  # noqa: E402
+
 BINARY = ROOT / "build/release/pointsman"
 SEED = 7
 
@@ -72,17 +74,6 @@ def pointsman():
     return Cli()
 
 
-def copy_headers(target, count, largest):
-    """Real C++ headers of this machine's compiler, small ones, under the names that they have there."""
-    root = sorted(pathlib.Path("/usr/include/c++").iterdir())[-1]
-    chosen = [path for path in sorted(root.glob("bits/*.h")) if 1500 < path.stat().st_size < largest][:count]
-    assert len(chosen) == count
-    for path in chosen:
-        (target / path.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, target / path.parent.name / path.name)
-    return target
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     return copy_headers(tmp_path_factory.mktemp("corpus"), count=48, largest=12_000)
@@ -90,40 +81,18 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def off_domain(tmp_path_factory):
-    """English: the licences of Debian, cut into documents."""
-    folder = tmp_path_factory.mktemp("off_domain")
-    for path in sorted(pathlib.Path("/usr/share/common-licenses").glob("*")):
-        if path.is_symlink():
-            continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for part in range(min(6, len(text) // 2000)):
-            (folder / f"{path.name}.{part}.txt").write_text(text[part * 2000:(part + 1) * 2000])
-    return folder
+    return write_licenses(tmp_path_factory.mktemp("off_domain"))
 
 
 def make_model(folder, texts, seed, context=128):
     """A random OLMoE in the hub's format, with a byte-level BPE trained on `texts`."""
-    import tokenizers
     import torch
-    import transformers
-    from tokenizers import decoders, models, pre_tokenizers, trainers
 
     torch.set_num_threads(1)
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=512, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
-    torch.manual_seed(seed)
-    config = transformers.OlmoeConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=64, intermediate_size=32, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, num_experts=8, num_experts_per_tok=2,
-        max_position_embeddings=context, tie_word_embeddings=True, eos_token_id=0, pad_token_id=None,
-        initializer_range=0.2)
-    transformers.OlmoeForCausalLM(config).save_pretrained(folder)
+    tokenizer = train_tokenizer(texts)
     tokenizer.save(str(folder / "tokenizer.json"))
-    return folder
+    config = config_of("olmoe", vocab_size=tokenizer.get_vocab_size(), num_hidden_layers=2, max_position_embeddings=context)
+    return save_model(config, folder, folder / "tokenizer.json", seed)
 
 
 @pytest.fixture(scope="session")

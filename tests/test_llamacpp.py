@@ -19,6 +19,7 @@ BUILD = pathlib.Path(os.environ.get("POINTSMAN_BUILD_DIR", ROOT / "build/release
 PROBE, EXAMPLE, BENCH, OURS = (BUILD / name for name in (
     "pointsman_llama_probe", "pointsman_llama", "pointsman_llama_bench", "pointsman_logits"))
 sys.path.insert(0, str(ROOT / "hosts/llamacpp"))
+from probe import Texts, run, run_ok, same_bits  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     not PROBE.exists(), reason="llama.cpp is not built: tools/setup llamacpp, then build pointsman_llama_probe")
@@ -27,50 +28,8 @@ NEAR_TIE = 5e-3  # two best logits this close may swap between two engines
 SAME_GAIN = 0.002  # nats a token
 
 
-def run(program, *arguments):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("POINTSMAN_")}
-    return subprocess.run([str(program), *map(str, arguments)], capture_output=True, text=True, timeout=300,
-                          env=environment | {"OMP_NUM_THREADS": "1"})
-
-
-def run_ok(program, *arguments):
-    done = run(program, *arguments)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-class Texts:
-    """Sequences of token ids and what an engine makes of them."""
-
-    def __init__(self, folder, sequences, vocabulary):
-        self.folder, self.sequences, self.vocabulary = folder, sequences, vocabulary
-        (folder / "ids.txt").write_text("".join(" ".join(map(str, ids)) + "\n" for ids in sequences))
-
-    def ask(self, program, model, *arguments):
-        """Logits [T, V] of each sequence, and its greedy continuation if there is one."""
-        out = self.folder / "logits.bin"
-        done = run_ok(program, model, self.folder / "ids.txt", out, *arguments)
-        flat = np.fromfile(out, dtype=np.float32).reshape(-1, self.vocabulary)
-        ends = np.cumsum([len(ids) for ids in self.sequences])
-        return np.split(flat, ends[:-1]), [list(map(int, line.split())) for line in done.stdout.splitlines()]
-
-    def nll(self, logits):
-        """Nats of every token but the first of each sequence."""
-        values = []
-        for ids, rows in zip(self.sequences, logits):
-            rows = rows[:-1].astype(np.float64)
-            peak = rows.max(-1)
-            total = peak + np.log(np.exp(rows - peak[:, None]).sum(-1))
-            values.append(total - rows[np.arange(len(ids) - 1), ids[1:]])
-        return np.concatenate(values)
-
-
 def largest(a, b):
     return max(np.abs(x - y).max() for x, y in zip(a, b))
-
-
-def same_bits(a, b):
-    return all(x.tobytes() == y.tobytes() for x, y in zip(a, b))
 
 
 def held_out_texts(folder, model, count, length):

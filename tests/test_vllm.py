@@ -434,13 +434,13 @@ def test_other_families_and_drafts_are_routed_alike(vllm_path, pointsman, tmp_pa
 @pytest.mark.parametrize("family", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v2"])
 def test_a_memory_of_another_family_acts_as_in_transformers(family, vllm_path, pointsman, model, corpus, off_domain, tmp_path):
     """Built with --capture transformers; greedy tokens of vLLM against each token computed anew with the memory attached."""
-    from test_transformers_build import COMMON, FAMILIES, HOSTED, build, save_model
+    from small_models import config_of, save_model
+    from test_transformers_build import HOSTED, build
 
     vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
-    folder = save_model(FAMILIES[family](COMMON | {"vocab_size": vocabulary, "tie_word_embeddings": False}), tmp_path / "model",
-                        model / "tokenizer.json")
+    folder = save_model(config_of(family, vocab_size=vocabulary, tie_word_embeddings=False), tmp_path / "model", model / "tokenizer.json")
     build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED)
-    done = subprocess.run([str(PYTHON), str(ROOT / "tests/vllm_memories.py"), str(folder), str(tmp_path / "memory"),
+    done = subprocess.run([str(PYTHON), str(ROOT / "tools/study/greedy_in_vllm.py"), str(folder), str(tmp_path / "memory"),
                            str(next(iter(sorted(corpus.rglob("*.h")))))], capture_output=True, text=True, timeout=300,
                           env=pointsman.environment({"PYTHONPATH": vllm_path}))
     assert done.returncode == 0, done.stderr[-4000:]
@@ -451,6 +451,7 @@ def test_a_memory_of_another_family_acts_as_in_transformers(family, vllm_path, p
     for kind in ("frozen", "memory") if family != "deepseek_v2" else ():
         assert found[kind]["equal"] == found["tokens"] or found[kind]["widest margin lost"] < TIE, found
     assert found["differ"] > 10 and found["counters"]["written"] > 100 and not found["counters"]["errors"], found
+    assert found["silent_is_identical"], found
 
 
 @long
