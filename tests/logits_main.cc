@@ -1,10 +1,11 @@
 // The C++ side of test_model_parity.py and of the hosts' tests: reads token ids, writes raw fp32 logits, and prints
 // greedy continuations.
 //
-//   pointsman_logits MODEL_DIR IDS LOGITS [GREEDY_TOKENS [MEMORY]]
+//   pointsman_logits MODEL_DIR IDS LOGITS [GREEDY_TOKENS [MEMORY [--shadow]]]
 //
 // IDS: text, one sequence of ids a line. LOGITS: for each line [T, V] fp32, one after another. With GREEDY_TOKENS > 0,
-// prints one line a sequence: its greedy continuation. Exits with 1 and one line on stderr when anything fails.
+// prints one line a sequence: its greedy continuation. --shadow: the memory is computed and changes nothing. Exits with
+// 1 and one line on stderr when anything fails.
 #include <ATen/ATen.h>
 
 #include <cstdio>
@@ -51,30 +52,31 @@ Result<std::shared_ptr<const RoutingTables>> TablesFor(const MoeModel& model, co
 // Every sequence is a text of its own to the gate: it gets a new slot.
 class TextRouting {
  public:
-  explicit TextRouting(std::shared_ptr<const RoutingTables> tables) : tables_(std::move(tables)) {}
+  TextRouting(std::shared_ptr<const RoutingTables> tables, bool shadow) : tables_(std::move(tables)), shadow_(shadow) {}
   uint32_t NewSlot() {
     return tables_ == nullptr
                ? 0
-               : router_.AddSlot({.tables = tables_, .session = nullptr, .strength = 1.0f, .shadow = false});
+               : router_.AddSlot({.tables = tables_, .session = nullptr, .strength = 1.0f, .shadow = shadow_});
   }
   RouterHook* hook() { return tables_ == nullptr ? nullptr : &hook_; }
   Status status() const { return hook_.status(); }
 
  private:
   std::shared_ptr<const RoutingTables> tables_;
+  bool shadow_;
   Router router_;
   RouterHook hook_{router_};
 };
 
 int Main(const std::string& directory, const std::string& ids_path, const std::string& logits_path, int greedy,
-         const std::string& memory) {
+         const std::string& memory, bool shadow) {
   TuneRuntime();
   const at::NoGradGuard no_grad;
   auto model = MoeModel::Load(directory);
   if (!model.ok()) return Fail(model.error().message);
   auto tables = TablesFor(*model.value(), memory);
   if (!tables.ok()) return Fail(tables.error().message);
-  TextRouting routing(tables.value());
+  TextRouting routing(tables.value(), shadow);
   std::ofstream out(logits_path, std::ios::binary);
   for (const std::vector<int32_t>& sequence : ReadSequences(ids_path)) {
     const at::Tensor ids = at::tensor(sequence).to(at::kLong).view({1, -1});
@@ -97,8 +99,9 @@ int Main(const std::string& directory, const std::string& ids_path, const std::s
 }  // namespace pointsman
 
 int main(int argc, char** argv) {
-  if (argc < 4 || argc > 6) {
-    return pointsman::Fail("usage: pointsman_logits MODEL_DIR IDS LOGITS [GREEDY_TOKENS [MEMORY]]");
+  const bool shadow = argc == 7 && std::string(argv[6]) == "--shadow";
+  if (argc < 4 || argc > (shadow ? 7 : 6)) {
+    return pointsman::Fail("usage: pointsman_logits MODEL_DIR IDS LOGITS [GREEDY_TOKENS [MEMORY [--shadow]]]");
   }
-  return pointsman::Main(argv[1], argv[2], argv[3], argc > 4 ? std::atoi(argv[4]) : 0, argc > 5 ? argv[5] : "");
+  return pointsman::Main(argv[1], argv[2], argv[3], argc > 4 ? std::atoi(argv[4]) : 0, argc > 5 ? argv[5] : "", shadow);
 }
