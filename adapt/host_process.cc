@@ -126,6 +126,7 @@ Status HostProcess::Send(HostMessage message) {
   message.head["arrays"] = nlohmann::json::array();
   for (at::Tensor& array : message.arrays) {
     array = array.detach().contiguous();
+    if (array.scalar_type() != at::kLong) array = array.to(at::kFloat);
     message.head["arrays"].push_back({TypeName(array), array.sizes().vec()});
   }
   const std::string head = message.head.dump();

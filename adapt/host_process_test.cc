@@ -47,7 +47,7 @@ TEST(HostProcess, WhatIsNotAMessageIsRefused) {
            R"(\377\377\377\377\377\377\377\377)",                               // no such length
            R"(\002\0\0\0\0\0\0\0[])",                                           // no object
            R"(\035\0\0\0\0\0\0\0{"arrays":[["float32",[-1]]]})",                // no such size
-           R"(\053\0\0\0\0\0\0\0{"arrays":[["float32",[99999999,99999999]]]})"  // too large
+           R"(\054\0\0\0\0\0\0\0{"arrays":[["float32",[99999999,99999999]]]})"  // too large
        }) {
     auto process = Shell("printf '" + bytes + "' >&0; exec cat <&0 >/dev/null");
     ASSERT_TRUE(process.ok());

@@ -290,12 +290,7 @@ Result<std::unique_ptr<HostedModel>> HostedModel::Start(const HostOptions& optio
   model->channel_ = std::make_shared<Channel>(std::move(process).value());
   POINTSMAN_CHECK_OK(model->ReadHello(options));
   const MoeConfig& config = model->config_;
-  if (model->tokenizer_->vocab_size() > config.vocab_size) {
-    return Error{ErrorCode::kMismatch,
-                 fmt::format("{}: tokenizer.json has {} tokens but config.json says vocab_size "
-                             "{}: take both files from the same model",
-                             options.model.string(), model->tokenizer_->vocab_size(), config.vocab_size)};
-  }
+  POINTSMAN_CHECK_OK(CheckVocabulary(config, *model->tokenizer_, options.model));
   model->fingerprint_.tokenizer_sha256 = Sha256Hex(model->tokenizer_->CanonicalText());
   if (config.model_type == "olmoe") {
     // Of the files, as the runtime has it, the digest of the experts included: the memory serves in both.

@@ -140,13 +140,21 @@ Result<std::string> ReadKeyFile(const std::filesystem::path& file) {
 Status WriteKeyFile(const std::filesystem::path& file, const std::string& text) {
   if (const auto parsed = ParseKeys(text, file); !parsed.ok()) return parsed.error();
   const std::string temporary = file.string() + ".tmp";
-  const int handle = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  unlink(temporary.c_str());  // of a crash, or somebody's link: what is given away must be a new file
+  const int handle = open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
   if (handle < 0) return Error{ErrorCode::kIo, fmt::format("{}: {}", temporary, std::strerror(errno))};
   struct stat old {};
-  const bool foreign = stat(file.c_str(), &old) == 0 && old.st_uid != geteuid();
-  const bool written = (!foreign || fchown(handle, old.st_uid, old.st_gid) == 0) &&
-                       write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) &&
-                       fsync(handle) == 0;
+  if (lstat(file.c_str(), &old) == 0 && old.st_uid != geteuid() && fchown(handle, old.st_uid, old.st_gid) != 0) {
+    const int reason = errno;
+    close(handle);
+    unlink(temporary.c_str());
+    return Error{ErrorCode::kIo,
+                 fmt::format("{}: belongs to user {}, to whom the new one cannot be given ({}): run this as that "
+                             "user or as root",
+                             file.string(), old.st_uid, std::strerror(reason))};
+  }
+  const bool written =
+      write(handle, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && fsync(handle) == 0;
   const int reason = errno;
   close(handle);
   if (!written) {

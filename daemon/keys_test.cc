@@ -62,6 +62,20 @@ TEST_F(KeyFile, AFileKeepsItsOwner) {
   EXPECT_TRUE(Read().starts_with("# name access"));
 }
 
+// Whoever may write to the folder could else have root overwrite, and give away, any file.
+TEST_F(KeyFile, ALinkThatSomebodyLeftIsNotFollowed) {
+  const auto precious = folder_ / "precious";
+  std::ofstream(precious) << "precious";
+  std::filesystem::create_symlink(precious, file_.string() + ".tmp");
+  const auto key = MakeKey("alice", Access::kRead, {});
+  ASSERT_TRUE(key.ok());
+  ASSERT_TRUE(AppendKey(file_, key.value()).ok());
+  EXPECT_FALSE(std::filesystem::is_symlink(file_));
+  std::stringstream kept;
+  kept << std::ifstream(precious).rdbuf();
+  EXPECT_EQ(kept.str(), "precious");
+}
+
 TEST_F(KeyFile, AKeyThatWasMadeOpensWhatItsLineSays) {
   const auto key = MakeKey("alice", Access::kWrite, {"legal", "support"});
   ASSERT_TRUE(key.ok()) << key.error().message;

@@ -101,6 +101,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
     hash.Update(part + "\n");
   }
   hash.Update(std::to_string(options.data.seed) + "\n");
+  hash.Update(fmt::format("training {} {} {}\n", kTrainingSteps, kLeastEpochs, kMostEpochs));
   if (options.output_memory) hash.Update("output-memory\n");
   if (options.capture != "runtime") hash.Update(options.capture + " " + options.dtype + "\n");
   for (const Corpus* text : {&corpus, &general}) {

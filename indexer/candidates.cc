@@ -72,10 +72,8 @@ StillRows MakeStillRows(const LossModel& model, std::span<const Sequence> unrela
 
 TrainingSize TrainingSizeOf(const std::string& preset, size_t sequences) {
   if (preset == "fast") return {3, 512};
-  constexpr int kLeastEpochs = 6, kMostEpochs = 24;
-  constexpr size_t kSteps = 300;
   const size_t steps_an_epoch = std::max<size_t>(1, (sequences + kStepSequences - 1) / kStepSequences);
-  const size_t epochs = (kSteps + steps_an_epoch - 1) / steps_an_epoch;
+  const size_t epochs = (kTrainingSteps + steps_an_epoch - 1) / steps_an_epoch;
   return {static_cast<int>(std::clamp<size_t>(epochs, kLeastEpochs, kMostEpochs)), 2048};
 }
 

@@ -61,6 +61,8 @@ struct TrainingSize {
   uint32_t max_prototypes = 2048;
 };
 TrainingSize TrainingSizeOf(const std::string& preset, size_t sequences);
+inline constexpr size_t kTrainingSteps = 300;  // as far as the epochs allow
+inline constexpr int kLeastEpochs = 6, kMostEpochs = 24;
 
 // The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
 uint32_t PrototypeCount(uint64_t tokens);

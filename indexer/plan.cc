@@ -46,10 +46,11 @@ Result<PlanReport> Plan(const PlanOptions& options) {
   const uint64_t tokens = CountTokens(corpus.documents, SplitRole::kReference);
   const uint64_t layers = config.num_layers, experts = config.num_experts, hidden = config.hidden_size;
   const bool entries = options.build.kind != "prototypes", prototypes = options.build.kind != "entries";
-  const double kinds = entries + prototypes;
+  const bool knn = options.build.preset == "knn";  // one pass, one kind
+  const double kinds = knn ? 1 : entries + prototypes;
   const double rate = ForwardRate(*model, data.threads);
   const auto reference = MakeSequences(corpus.documents, SplitRole::kReference, SequenceOptionsOf(config));
-  const double epochs = TrainingSizeOf(options.build.preset, reference.size()).epochs;
+  const double epochs = knn ? 1 : TrainingSizeOf(options.build.preset, reference.size()).epochs;
 
   PlanReport report;
   report.tokens = tokens;

@@ -101,4 +101,12 @@ Result<Fingerprint> ComputeFingerprint(const MoeConfig& config, const Safetensor
   return fingerprint;
 }
 
+Status CheckVocabulary(const MoeConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& directory) {
+  if (tokenizer.vocab_size() <= config.vocab_size) return {};
+  return Error{ErrorCode::kMismatch,
+               fmt::format("{}: tokenizer.json has {} tokens but config.json says vocab_size {}: take both files from "
+                           "the same model",
+                           directory.string(), tokenizer.vocab_size(), config.vocab_size)};
+}
+
 }  // namespace pointsman

@@ -1,6 +1,8 @@
 // What ties a memory to the model it was built for (memory/manifest.h, Fingerprint).
 #pragma once
 
+#include <filesystem>
+
 #include "memory/manifest.h"
 #include "memory/result.h"
 #include "models/config.h"
@@ -20,5 +22,8 @@ namespace pointsman {
 // Errors: those of SafetensorsFiles::Get, kCorrupt for a router weight that is not finite.
 Result<Fingerprint> ComputeFingerprint(const MoeConfig& config, const SafetensorsFiles& files,
                                        const Tokenizer& tokenizer);
+
+// kMismatch: the tokenizer of `directory` has more tokens than its model.
+Status CheckVocabulary(const MoeConfig& config, const Tokenizer& tokenizer, const std::filesystem::path& directory);
 
 }  // namespace pointsman

@@ -19,13 +19,7 @@ Result<std::unique_ptr<MoeModel>> LoadFamily(const std::filesystem::path& direct
   POINTSMAN_TRY(MoeConfig config, LoadConfig(directory));
   POINTSMAN_TRY(const SafetensorsFiles files, SafetensorsFiles::Open(directory));
   POINTSMAN_TRY(std::unique_ptr<const Tokenizer> tokenizer, Tokenizer::Load(directory / "tokenizer.json"));
-  if (tokenizer->vocab_size() > config.vocab_size) {
-    return Error{
-        ErrorCode::kMismatch,
-        fmt::format("{}: tokenizer.json has {} tokens but config.json says vocab_size {}: take both files from "
-                    "the same model",
-                    directory.string(), tokenizer->vocab_size(), config.vocab_size)};
-  }
+  POINTSMAN_CHECK_OK(CheckVocabulary(config, *tokenizer, directory));
   POINTSMAN_TRY(Fingerprint fingerprint, ComputeFingerprint(config, files, *tokenizer));
   if (config.model_type == "olmoe") {
     return OlmoeModel::Create(std::move(config), files, std::move(tokenizer), std::move(fingerprint));

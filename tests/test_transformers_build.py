@@ -84,6 +84,7 @@ def test_layers_and_settings_that_do_not_go_together_are_named(pointsman, model,
     arguments = ("build", "--model", model, "--corpus", corpus, "--off-domain", off_domain, "--out", tmp_path / "memory", *HOSTED)
     fails(pointsman(*arguments, "--preset", "knn"), 2, "--preset knn", "default or fast")
     fails(pointsman(*arguments, "--output-memory"), 2, "--output-memory", "transformers")
+    fails(pointsman(*arguments[:-len(HOSTED)], "--dtype", "bfloat16"), 2, "--dtype: of --capture transformers only")
     fails(pointsman(*arguments, "--layers", "0,2"), 2, "--layers 0,2", "0,1")
     fails(pointsman(*arguments, "--device", "cuda:7"), 1, "transformers", str(model))
 

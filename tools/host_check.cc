@@ -90,9 +90,12 @@ Status ReadWindow(const MoeModel& model, const std::shared_ptr<const Memory>& me
 }
 
 template <typename T>
-void WriteArray(const std::filesystem::path& path, const std::vector<T>& values) {
-  std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(T)));
+Status WriteArray(const std::filesystem::path& path, const std::vector<T>& values) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(reinterpret_cast<const char*>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(T)));
+  file.close();
+  if (file) return {};
+  return Error{ErrorCode::kIo, path.string() + ": cannot be written; is there room? TMPDIR names another folder"};
 }
 
 // What a host reads.
@@ -116,14 +119,15 @@ void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>&
 }
 
 // What it is compared with.
-void WriteRecord(const std::filesystem::path& folder, const Record& record) {
+Status WriteRecord(const std::filesystem::path& folder, const Record& record) {
   for (const auto& [index, layer] : record.layers) {
     const std::string name = fmt::format("layer_{}", index);
-    WriteArray(folder / (name + ".neighbours"), layer.neighbours);
-    WriteArray(folder / (name + ".written"), layer.written);
-    WriteArray(folder / (name + ".before"), layer.before);
-    WriteArray(folder / (name + ".after"), layer.after);
+    POINTSMAN_CHECK_OK(WriteArray(folder / (name + ".neighbours"), layer.neighbours));
+    POINTSMAN_CHECK_OK(WriteArray(folder / (name + ".written"), layer.written));
+    POINTSMAN_CHECK_OK(WriteArray(folder / (name + ".before"), layer.before));
+    POINTSMAN_CHECK_OK(WriteArray(folder / (name + ".after"), layer.after));
   }
+  return {};
 }
 
 std::filesystem::path Beside(const char* name) { return std::filesystem::path(OwnExecutable()).parent_path() / name; }
@@ -178,7 +182,7 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   if (options.host == "llamacpp") POINTSMAN_CHECK_OK(ReadInLlama(options, folder.path()));
   Record record;
   for (const Sequence& window : text) POINTSMAN_CHECK_OK(ReadWindow(*model, memory, window, &record));
-  WriteRecord(folder.path(), record);
+  POINTSMAN_CHECK_OK(WriteRecord(folder.path(), record));
   // The package as it was built beside this program; an installed one is found without.
   POINTSMAN_TRY(json answer, JsonOfChild(Comparison(options, folder.path()), RemedyOf(options.host),
                                          "PYTHONPATH=" + Beside("python").string()));

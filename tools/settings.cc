@@ -178,7 +178,7 @@ RawOptions ReadEnvironment() {
 }
 
 void WarnOfUnknownEnvironment() {
-  std::vector<std::string> known = {"POINTSMAN_TORCH_PIP_ARGS", "POINTSMAN_PYTHON"};  // of tools/setup
+  std::vector<std::string> known = {"POINTSMAN_TORCH_PIP_ARGS", "POINTSMAN_SETUP_PYTHON"};  // of tools/setup
   for (const OptionSpec& option : AllOptions()) {
     if (!option.positional) known.push_back(EnvironmentName(option));
   }

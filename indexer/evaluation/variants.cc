@@ -16,7 +16,8 @@
 namespace pointsman {
 namespace {
 
-constexpr int kBaselineEpochs = 8;  // at least; the calibration split stops earlier
+// At most, and no fewer than a memory has; the calibration split stops earlier.
+int BaselineEpochs(const TrainingSize& memory) { return std::max(8, memory.epochs); }
 constexpr double kBiasRate = 0.02;
 constexpr double kRouterRate = 3e-3;  // findings section 1, "router fine-tuning only"
 constexpr double kFullFinetuneRate = 1e-3;
@@ -158,7 +159,7 @@ const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& 
   (kind == "bias" ? options.bias_rate : options.router_delta_rate) = kind == "bias" ? kBiasRate : kRouterRate;
   LinearPart module(in_.model->config(), options);
   TrainOptions train;
-  train.epochs = std::max(kBaselineEpochs, in_.size.epochs);  // no fewer than a memory has
+  train.epochs = BaselineEpochs(in_.size);
   train.seed = in_.seed;
   train.threads = in_.threads;
   const auto started = std::chrono::steady_clock::now();
@@ -171,7 +172,7 @@ const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& 
 Result<VariantRun> VariantMaker::RunFullFinetune() {
   const std::unique_ptr<MoeModel> clone = in_.model->CloneWithTrainableWeights();
   TrainOptions train;
-  train.epochs = std::max(kBaselineEpochs, in_.size.epochs);  // no fewer than a memory has
+  train.epochs = BaselineEpochs(in_.size);
   train.seed = in_.seed;
   train.threads = in_.threads;
   const auto started = std::chrono::steady_clock::now();

@@ -42,5 +42,6 @@ def main() -> NoReturn:
         _stop(NOT_BUILT)
     libraries = [str(torch_libraries(FOLDER)), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(path for path in libraries if path)
-    os.environ.setdefault("POINTSMAN_PYTHON", sys.executable)  # `--python`: who starts this one has what it starts
+    # `--python` finds the Python that started this: it has what is started.
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     os.execv(binary, [str(binary), *sys.argv[1:]])

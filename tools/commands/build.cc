@@ -60,7 +60,20 @@ std::string ToText(const BuildReport& report, const std::string& out) {
 
 }  // namespace
 
+// What our own runtime would not read is refused, not ignored.
+Status CheckHostOptions(const Settings& settings) {
+  if (settings.Text("capture") != "runtime") return {};
+  for (const Setting& setting : settings.all()) {
+    const std::string_view name = setting.option->name;
+    if (setting.source == "flag" && (name == "python" || name == "dtype" || name == "device")) {
+      return Error{ErrorCode::kInvalidArgument, fmt::format("--{}: of --capture transformers only; add that", name)};
+    }
+  }
+  return {};
+}
+
 Result<Output> RunBuild(const Settings& settings) {
+  POINTSMAN_CHECK_OK(CheckHostOptions(settings));
   BuildOptions options = BuildOptionsOf(settings);
   options.out = settings.Path("out");
   options.resume = settings.Flag("resume");

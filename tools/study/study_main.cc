@@ -189,7 +189,10 @@ class Study {
   Status RunOne(Config config) {
     POINTSMAN_TRY(const ReferenceSet* set, SetOf(config.key_dim));
     int& epochs = config.training.epochs;
-    if (epochs == 0) epochs = TrainingSizeOf("default", set->reference.size()).epochs;
+    if (epochs == 0) {  // as many steps as a build has, whatever their size
+      const size_t sequences = set->reference.size() * kStepSequences / config.training.batch_sequences;
+      epochs = TrainingSizeOf("default", sequences).epochs;
+    }
     if (config.kind.ends_with("_finetune")) return RunBaseline(config, *set);
     if (config.prototypes.count == 0) config.prototypes.count = PrototypeCount(set->tokens());
     config.training.threads = data_.threads;

@@ -72,8 +72,11 @@ class Steps:
         memory is not half trusted. New requests share no KV with those that the memory served."""
         self.errors += 1
         self.off = True
-        turn_off()
         log.error("pointsman: the memory is turned off after an error in routing; requests are served frozen", exc_info=error)
+        try:
+            turn_off()
+        except OSError as untold:
+            log.error("pointsman: the other processes of this engine could not be told: %s", untold)
 
     def begin_or_fail(self, begin: Callable[[], Optional["Step"]]) -> Optional["Step"]:
         """What `begin` gives; None without the memories and after an error in it."""

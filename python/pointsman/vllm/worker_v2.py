@@ -60,8 +60,11 @@ def install(settings: Settings) -> None:
     @functools.wraps(add)
     def add_requests(self: Any, scheduler_output: Any) -> Any:
         result = add(self, scheduler_output)
-        for new in scheduler_output.scheduled_new_reqs:
-            self.pointsman_requests[new.req_id] = Arrival(new.sampling_params, new.prefill_token_ids)
+        try:
+            for new in scheduler_output.scheduled_new_reqs:
+                self.pointsman_requests[new.req_id] = Arrival(new.sampling_params, new.prefill_token_ids)
+        except Exception as error:  # noqa: BLE001
+            self.pointsman_steps.fail(error)
         return result
 
     @functools.wraps(remove)
