@@ -67,6 +67,17 @@ def fails(done, code, *parts):
     return line
 
 
+def carries_exactly(host):
+    """Of `pointsman verify --host`'s JSON for 600 tokens and fp32: the host's routers do what the runtime's do."""
+    assert host["carries"] and host["silent_is_identical"]
+    assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
+    assert 300 < host["tokens"] <= 600
+    for layer in host["layers"]:
+        assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
+        assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
+        assert 0 < layer["logits_max"] < 1e-3
+
+
 @pytest.fixture(scope="session")
 def pointsman():
     if not BINARY.exists():

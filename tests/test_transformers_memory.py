@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "build/release/python"))
 
 import numpy as np  # noqa: E402
+from conftest import carries_exactly  # noqa: E402
 from generation_reader import GenerationReader  # noqa: E402
 from pointsman import Memory, fingerprint  # noqa: E402
 from pointsman.errors import MismatchError  # noqa: E402
@@ -238,13 +239,8 @@ def test_the_example_runs(model, built_memory, corpus):
 def test_verify_compares_the_users_transformers_with_the_runtime(pointsman, model, built_memory):
     host = pointsman.json("verify", built_memory, "--host", "transformers", "--model", model, "--python", sys.executable, "--max-tokens",
                           "600", schema="verify")
-    assert host["carries"] and host["silent_is_identical"] and host["version"] == transformers.__version__
-    assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
-    assert 300 < host["tokens"] <= 600
-    for layer in host["layers"]:
-        assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
-        assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
-        assert 0 < layer["logits_max"] < 1e-3
+    assert host["version"] == transformers.__version__
+    carries_exactly(host)
 
 
 def test_verify_sees_weights_of_another_precision(pointsman, model, built_memory):

@@ -130,11 +130,9 @@ Status WriteRecord(const std::filesystem::path& folder, const Record& record) {
   return {};
 }
 
-std::filesystem::path Beside(const char* name) { return std::filesystem::path(OwnExecutable()).parent_path() / name; }
-
 // llama.cpp is no Python: its program reads the text, before our runtime does, so that it refuses a GGUF at once.
 Status ReadInLlama(const HostCheckOptions& options, const std::filesystem::path& folder) {
-  const std::string program = Beside("pointsman_llama_verify").string();
+  const std::string program = BesideThisProgram("pointsman_llama_verify").string();
   if (!std::filesystem::exists(program)) {
     return Error{ErrorCode::kNotFound,
                  program +
@@ -185,7 +183,7 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   POINTSMAN_CHECK_OK(WriteRecord(folder.path(), record));
   // The package as it was built beside this program; an installed one is found without.
   POINTSMAN_TRY(json answer, JsonOfChild(Comparison(options, folder.path()), RemedyOf(options.host),
-                                         "PYTHONPATH=" + Beside("python").string()));
+                                         "PYTHONPATH=" + BesideThisProgram("python").string()));
   const auto tokens = static_cast<double>(CountTargets(text));
   answer["tokens"] = CountTargets(text);
   answer["runtime_gain"] = (record.memory_nll - record.frozen_nll) / tokens;

@@ -32,6 +32,12 @@ inline Result<LlamaModel> LoadLlama(const std::filesystem::path& gguf) {
   return Error{ErrorCode::kCorrupt, gguf.string() + ": llama.cpp cannot load it; see its message above"};
 }
 
+// Keys and values in fp32, as in our runtime; llama.cpp's default is fp16.
+inline void UseExactCache(llama_context_params& params) {
+  params.type_k = params.type_v = GGML_TYPE_F32;
+  params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;  // it rounds to fp16 on its own
+}
+
 inline Result<LlamaContext> MakeContext(llama_model* model, const llama_context_params& params) {
   LlamaContext context(llama_init_from_model(model, params), &llama_free);
   if (context != nullptr) return context;

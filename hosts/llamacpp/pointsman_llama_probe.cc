@@ -61,10 +61,7 @@ class Probe {
     params.n_ctx = 0;
     params.n_batch = params.n_ubatch = settings.batch;
     params.n_threads = params.n_threads_batch = 1;
-    if (!settings.half_cache) {
-      params.type_k = params.type_v = GGML_TYPE_F32;
-      params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;  // it rounds to fp16 on its own
-    }
+    if (!settings.half_cache) UseExactCache(params);
     std::unique_ptr<LlamaRouting> routing;
     if (!settings.plain) {
       POINTSMAN_TRY(routing, LlamaRouting::Create(model.get()));

@@ -119,10 +119,7 @@ Result<json> Run(const Settings& settings) {
   params.n_ctx = static_cast<uint32_t>(longest);
   params.n_batch = params.n_ubatch = kRows;
   params.n_threads = params.n_threads_batch = settings.threads;
-  if (!settings.half_cache) {
-    params.type_k = params.type_v = GGML_TYPE_F32;
-    params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;  // it rounds to fp16 on its own
-  }
+  if (!settings.half_cache) UseExactCache(params);
   POINTSMAN_CHECK_OK(routing->Install(params));
   POINTSMAN_TRY(const LlamaContext context, MakeContext(model.get(), params));
 

@@ -4,8 +4,10 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "memory/result.h"
@@ -34,5 +36,7 @@ class ChildServer {
 
 // Path of the running program.
 std::string OwnExecutable();
+// Of what was built beside it: another program, or "python", the folder of the Python package.
+std::filesystem::path BesideThisProgram(std::string_view name);
 
 }  // namespace pointsman

@@ -38,7 +38,7 @@ Status OfRuntime(const HostsBenchOptions& options, json& runs) {
 Status OfTransformers(const HostsBenchOptions& options, json& runs) {
   const std::filesystem::path script = options.scripts / "hosts_transformers.py";
   // The package as it was built beside this program; an installed one is found without.
-  const auto package = std::filesystem::path(OwnExecutable()).parent_path() / "python";
+  const auto package = BesideThisProgram("python");
   const testing::TemporaryDirectory folder;
   POINTSMAN_CHECK_OK(WriteRandomMemory(folder.path() / "memory", options.shape, {.rows = options.entries}));
   std::string batches;
@@ -69,7 +69,7 @@ Status OfTransformers(const HostsBenchOptions& options, json& runs) {
 }
 
 Status OfLlama(const HostsBenchOptions& options, json& runs) {
-  const std::filesystem::path program = std::filesystem::path(OwnExecutable()).parent_path() / "pointsman_llama_bench";
+  const std::filesystem::path program = BesideThisProgram("pointsman_llama_bench");
   if (options.gguf.empty()) {
     return Error{ErrorCode::kInvalidArgument,
                  "llama.cpp needs a model: --gguf FILE (hosts/llamacpp/gguf_from_hf.py makes one)"};

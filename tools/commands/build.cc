@@ -58,8 +58,6 @@ std::string ToText(const BuildReport& report, const std::string& out) {
   return text + fmt::format("verdict: {}\n", VerdictText(manifest.verdict));
 }
 
-}  // namespace
-
 // What our own runtime would not read is refused, not ignored.
 Status CheckHostOptions(const Settings& settings) {
   if (settings.Text("capture") != "runtime") return {};
@@ -71,6 +69,8 @@ Status CheckHostOptions(const Settings& settings) {
   }
   return {};
 }
+
+}  // namespace
 
 Result<Output> RunBuild(const Settings& settings) {
   POINTSMAN_CHECK_OK(CheckHostOptions(settings));
@@ -84,7 +84,7 @@ Result<Output> RunBuild(const Settings& settings) {
   options.dtype = settings.Text("dtype");
   options.device = settings.Text("device");
   // The package as it was built beside this program; an installed one is found without.
-  options.python_package = (std::filesystem::path(OwnExecutable()).parent_path() / "python").string();
+  options.python_package = BesideThisProgram("python").string();
   POINTSMAN_TRY(const BuildReport report, BuildMemory(options));
   return Output{.json = ToJson(report), .text = ToText(report, options.out.string()), .exit_code = 0};
 }
