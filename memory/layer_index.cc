@@ -17,6 +17,9 @@ namespace {
 constexpr size_t kBlockBytes = 128 << 10;  // of keys: half of a small L2, so that a whole batch reads them from there
 constexpr size_t kQueryRowsAtOnce = 256;   // bounds the scratch memory of a long prefill
 
+// Multiplications that are worth a thread: waking one takes up to 50 us, in which the scan of one query makes so many.
+constexpr uint64_t kProductsPerThread = 1 << 20;
+
 // int16 [rows, padded_dim] on a vector boundary.
 class QueryCodes {
  public:
@@ -75,30 +78,84 @@ void ScanForAll(ScanBlockFunction scan, const KeyBlock& keys, const QueryBatch& 
   }
 }
 
-// Every key past every query, block by block: keys come from memory once for the whole batch.
-void ScanAllKeys(ScanBlockFunction scan, const KeyIndexView& view, const QueryBatch& queries, std::span<TopK> best) {
-  // Vector loads read whole 16-byte groups, past the end of a row. That is harmless but for the last rows of the array
-  // when rows are not whole groups: those are scanned from a padded copy.
-  const size_t overread = queries.padded_dim - view.dim;
-  const uint64_t copied = overread == 0 ? 0 : std::min<uint64_t>(view.rows, (overread + view.dim - 1) / view.dim);
-  const uint64_t in_place = view.rows - copied;
+struct RowRange {
+  uint64_t begin, end;
+};
+
+// Vector loads read whole 16-byte groups, past the end of a row. That is harmless but for the last rows of the array
+// when rows are not whole groups: those are scanned from a padded copy.
+uint64_t RowsInPlace(const KeyIndexView& view, uint32_t padded_dim) {
+  const uint64_t overread = padded_dim - view.dim;
+  return view.rows - (overread == 0 ? 0 : std::min<uint64_t>(view.rows, (overread + view.dim - 1) / view.dim));
+}
+
+// Keys past every query, block by block: they come from memory once for the whole batch.
+void ScanRows(ScanBlockFunction scan, const KeyIndexView& view, RowRange rows, const QueryBatch& queries,
+              std::span<TopK> best) {
   const uint64_t block_rows = std::max<uint64_t>(kBlockBytes / view.dim, 64);
-  for (uint64_t row = 0; row < in_place; row += block_rows) {
+  for (uint64_t row = rows.begin; row < rows.end; row += block_rows) {
     const KeyBlock block{view.codes.data() + row * view.dim, view.code_scales.data() + row,
-                         static_cast<uint32_t>(std::min(block_rows, in_place - row)), view.dim,
+                         static_cast<uint32_t>(std::min(block_rows, rows.end - row)), view.dim,
                          static_cast<uint32_t>(row)};
     ScanForAll(scan, block, queries, best);
   }
-  if (copied == 0) return;
-  std::vector<int8_t> padded(copied * view.dim + overread);
-  std::memcpy(padded.data(), view.codes.data() + in_place * view.dim, copied * view.dim);
-  const KeyBlock tail{padded.data(), view.code_scales.data() + in_place, static_cast<uint32_t>(copied), view.dim,
-                      static_cast<uint32_t>(in_place)};
+}
+
+void ScanPaddedTail(ScanBlockFunction scan, const KeyIndexView& view, const QueryBatch& queries, std::span<TopK> best) {
+  const uint64_t begin = RowsInPlace(view, queries.padded_dim), rows = view.rows - begin;
+  if (rows == 0) return;
+  std::vector<int8_t> padded(rows * view.dim + (queries.padded_dim - view.dim));
+  std::memcpy(padded.data(), view.codes.data() + begin * view.dim, rows * view.dim);
+  const KeyBlock tail{padded.data(), view.code_scales.data() + begin, static_cast<uint32_t>(rows), view.dim,
+                      static_cast<uint32_t>(begin)};
   ScanForAll(scan, tail, queries, best);
 }
 
+std::vector<TopK> NewHeaps(std::span<Neighbour> slots, uint32_t k) {
+  std::vector<TopK> heaps;
+  heaps.reserve(slots.size() / k);
+  for (size_t at = 0; at < slots.size(); at += k) heaps.emplace_back(slots.subspan(at, k));
+  return heaps;
+}
+
+// The k best of what the parts found, [parts, queries, k]. IsBetter orders all keys, so which part a key was in cannot
+// show.
+void Merge(std::span<const Neighbour> parts, uint32_t k, std::span<Neighbour> out) {
+  const size_t parts_read = parts.size() / out.size();
+  std::vector<Neighbour> all(parts_read * k);
+  for (size_t at = 0; at < out.size(); at += k) {
+    for (size_t part = 0; part < parts_read; ++part) {
+      std::ranges::copy(parts.subspan(part * out.size() + at, k), all.begin() + static_cast<ptrdiff_t>(part * k));
+    }
+    std::ranges::partial_sort_copy(all, out.subspan(at, k), IsBetter);
+  }
+}
+
+size_t PartsOf(const KeyIndexView& view, uint32_t queries, const LentThreads& threads) {
+  if (threads.count <= 1 || !threads.run) return 1;
+  const uint64_t products = view.rows * view.dim * queries;
+  return std::clamp<uint64_t>(products / kProductsPerThread, 1, threads.count);
+}
+
+void ScanAllKeys(ScanBlockFunction scan, const KeyIndexView& view, const QueryBatch& queries,
+                 const LentThreads& threads, uint32_t k, std::span<Neighbour> out) {
+  const uint64_t in_place = RowsInPlace(view, queries.padded_dim);
+  const size_t parts = PartsOf(view, queries.count, threads);
+  std::vector<Neighbour> of_parts(parts == 1 ? 0 : parts * out.size());
+  const std::span<Neighbour> found = parts == 1 ? out : std::span(of_parts);
+  const auto scan_part = [&](size_t part) {
+    std::vector<TopK> best = NewHeaps(found.subspan(part * out.size(), out.size()), k);
+    ScanRows(scan, view, {in_place * part / parts, in_place * (part + 1) / parts}, queries, best);
+    if (part + 1 == parts) ScanPaddedTail(scan, view, queries, best);
+    for (TopK& heap : best) heap.Finish();
+  };
+  if (parts == 1) return scan_part(0);
+  threads.run(parts, scan_part);
+  Merge(found, k, out);
+}
+
 void SearchBatch(ScanKernel kernel, const KeyIndexView& view, std::span<const float> queries, uint32_t k,
-                 std::span<Neighbour> out) {
+                 std::span<Neighbour> out, const LentThreads& threads) {
   const size_t count = queries.size() / view.hidden;
   const uint32_t padded_dim = (view.dim + kQueryAlign - 1) / kQueryAlign * kQueryAlign;
   std::vector<float> transformed(count * view.dim);
@@ -106,29 +163,26 @@ void SearchBatch(ScanKernel kernel, const KeyIndexView& view, std::span<const fl
 
   QueryCodes codes(count, padded_dim);
   std::vector<float> scales(count);
-  std::vector<TopK> best;
-  best.reserve(count);
   for (size_t t = 0; t < count; ++t) {
     scales[t] =
         QuantizeQuery({transformed.data() + t * view.dim, view.dim}, {codes.data() + t * padded_dim, padded_dim});
-    best.emplace_back(out.subspan(t * k, k));
   }
   const KernelFunctions functions = FunctionsOf(kernel);
   const auto queries_read = static_cast<uint32_t>(count);
   TurnedQueries turned;
   if (functions.turn != nullptr && count > 1) turned = functions.turn(codes.data(), queries_read, padded_dim);
-  ScanAllKeys(functions.scan, view, {codes.data(), turned, scales.data(), queries_read, padded_dim}, best);
-  for (TopK& heap : best) heap.Finish();
+  ScanAllKeys(functions.scan, view, {codes.data(), turned, scales.data(), queries_read, padded_dim}, threads, k, out);
 }
 
 }  // namespace
 
-void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out) {
-  SearchExactWith(ScanKernel::kAuto, view, queries, k, out);
+void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out,
+                 const LentThreads& threads) {
+  SearchExactWith(ScanKernel::kAuto, view, queries, k, out, threads);
 }
 
 void SearchExactWith(ScanKernel kernel, const KeyIndexView& view, std::span<const float> queries, uint32_t k,
-                     std::span<Neighbour> out) {
+                     std::span<Neighbour> out, const LentThreads& threads) {
   if (view.hidden == 0 || view.dim == 0 || view.rows == 0 || k == 0) {
     std::fill(out.begin(), out.end(), Neighbour{});
     return;
@@ -138,7 +192,7 @@ void SearchExactWith(ScanKernel kernel, const KeyIndexView& view, std::span<cons
   for (size_t first = 0; first < count; first += kQueryRowsAtOnce) {
     const size_t size = std::min(kQueryRowsAtOnce, count - first);
     SearchBatch(kernel, view, queries.subspan(first * view.hidden, size * view.hidden), k,
-                out.subspan(first * k, size * k));
+                out.subspan(first * k, size * k), threads);
   }
 }
 

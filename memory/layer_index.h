@@ -5,7 +5,9 @@
 // a fixed order of operations, so that one query's result never depends on its neighbours in the batch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -18,11 +20,20 @@ struct Neighbour {
   uint32_t row = 0;
 };
 
+// Threads that a caller lends to a search: run(parts, work) calls work(0) .. work(parts - 1), each once, in any order,
+// on any threads, and returns when all have. This library starts none of its own.
+struct LentThreads {
+  size_t count = 1;
+  std::function<void(size_t parts, const std::function<void(size_t)>& work)> run;
+};
+
 // Exact top-k, best first, for T queries. queries [T, H]; out [T, k] (slots beyond the number of rows keep
 // similarity -2). A query that is not finite finds nothing: all its slots keep -2. A query that equals the mean has
 // similarity 0 to every key. REQUIRES: queries.size() == T * view.hidden, out.size() == T * k.
-// Runs on the calling thread; scratch memory is bounded, whatever T.
-void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out);
+// Scratch memory is bounded, whatever T. Runs on the calling thread, or on the lent ones where there are enough keys to
+// be worth waking them: each takes a part of the keys, and what they find is the same to the last bit.
+void SearchExact(const KeyIndexView& view, std::span<const float> queries, uint32_t k, std::span<Neighbour> out,
+                 const LentThreads& threads = {});
 
 // The query side alone: normalise(projection (h - mean)) as fp32 [T, D] (training, tests, capture).
 void TransformQueries(const KeyIndexView& view, std::span<const float> queries, std::span<float> out);
@@ -37,6 +48,6 @@ enum class ScanKernel { kAuto, kPortable, kAvx2, kAvx512 };
 const char* ScanKernelName(ScanKernel kernel);
 bool ScanKernelAvailable(ScanKernel kernel);
 void SearchExactWith(ScanKernel kernel, const KeyIndexView& view, std::span<const float> queries, uint32_t k,
-                     std::span<Neighbour> out);
+                     std::span<Neighbour> out, const LentThreads& threads = {});
 
 }  // namespace pointsman

@@ -3,10 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "memory/routing_tables_owned.h"
@@ -124,6 +127,50 @@ TEST_P(ScanShapes, AQueryDoesNotDependOnItsBatch) {
       ExpectSameBits(Search(kernel, keys.view(), alone, shape.k), expected, ScanKernelName(kernel));
     }
   }
+}
+
+// A lender whose threads are all real, started in an order of its own.
+LentThreads RealThreads(size_t count, std::atomic<size_t>* calls) {
+  return {.count = count, .run = [calls](size_t parts, const std::function<void(size_t)>& work) {
+            std::vector<std::jthread> threads;
+            for (size_t part = parts; part > 0; --part) {
+              threads.emplace_back([&work, calls, part] {
+                ++*calls;
+                work(part - 1);
+              });
+            }
+          }};
+}
+
+TEST(SearchExact, WhatLentThreadsFindHasTheSameBits) {
+  // Similarities that repeat, so that ties fall on both sides of every cut; a row that is not whole groups of 16.
+  for (const uint32_t dim : {64u, 17u}) {
+    RandomKeys keys(70'001, dim);
+    for (size_t row = 0; row < keys.index.code_scales.size(); ++row) {
+      std::copy_n(keys.index.codes.begin() + static_cast<ptrdiff_t>(row % 90 * dim), dim,
+                  keys.index.codes.begin() + static_cast<ptrdiff_t>(row * dim));
+      keys.index.code_scales[row] = keys.index.code_scales[row % 90];
+    }
+    for (const size_t count : {1u, 6u}) {
+      const std::vector<float> queries = keys.Queries(count);
+      const std::vector<Neighbour> expected = Search(ScanKernel::kAuto, keys.view(), queries, 1'000);
+      for (const size_t threads : {2u, 3u}) {
+        std::atomic<size_t> calls = 0;
+        std::vector<Neighbour> found(expected.size());
+        SearchExact(keys.view(), queries, 1'000, found, RealThreads(threads, &calls));
+        EXPECT_EQ(calls, dim * count < 64 ? 0 : threads);  // too little to wake anyone
+        ExpectSameBits(found, expected, "lent");
+      }
+    }
+  }
+}
+
+TEST(SearchExact, AFewKeysAreNotWorthWakingAThread) {
+  RandomKeys keys(2'000, 64);
+  std::atomic<size_t> calls = 0;
+  std::vector<Neighbour> found(3);
+  SearchExact(keys.view(), keys.Queries(1), 3, found, RealThreads(4, &calls));
+  EXPECT_EQ(calls, 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, ScanShapes,

@@ -1,15 +1,30 @@
 #include "models/router_hook.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <functional>
 #include <span>
 #include <utility>
 
 namespace pointsman {
+namespace {
+
+LentThreads ThreadsOfLibTorch() {
+  return {.count = static_cast<size_t>(at::get_num_threads()),
+          .run = [](size_t parts, const std::function<void(size_t)>& work) {
+            at::parallel_for(0, static_cast<int64_t>(parts), 1, [&](int64_t begin, int64_t end) {
+              for (int64_t part = begin; part < end; ++part) work(static_cast<size_t>(part));
+            });
+          }};
+}
+
+}  // namespace
 
 void RouterHook::BeginStep(const StepInfo& step) {
   if (!status_.ok()) return;
+  router_.LendThreads(ThreadsOfLibTorch());  // their number is the calling thread's own
   auto begun = router_.BeginStep(step.slots, step.positions, step.tokens);
   if (begun.ok()) {
     step_ = std::move(begun).value();

@@ -4,9 +4,10 @@
 //   model.Forward(ids, {.hook = &hook, .slots = slots});
 //   if (!hook.status().ok()) ...
 //
-// The router is borrowed and must outlive the hook. One hook serves one forward pass at a time (so does its Router).
-// Not differentiable: with gradients recorded on the logits it reports an error and leaves them alone (adapt/ has the
-// differentiable twin). After an error every call is a no-op until ClearStatus: logits keep their bits.
+// The router is borrowed and must outlive the hook. It searches on LibTorch's threads, which have nothing else to do
+// then. One hook serves one forward pass at a time (so does its Router). Not differentiable: with gradients recorded on
+// the logits it reports an error and leaves them alone (adapt/ has the differentiable twin). After an error every call
+// is a no-op until ClearStatus: logits keep their bits.
 #pragma once
 
 #include <string>

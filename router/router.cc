@@ -78,6 +78,7 @@ struct Router::Impl {
   RouterCounters counters;
   Blender blender;
   OutputVoter voter;
+  LentThreads threads;
 
   // Scratch of one call, kept to save allocations.
   std::vector<int64_t> next_position;  // by slot id, -1: not in this step yet
@@ -104,6 +105,8 @@ void Router::SetStrength(uint32_t slot, float strength) {
 void Router::SetSession(uint32_t slot, std::shared_ptr<const SessionVectors> session) {
   if (Slot* live = impl_->slots.Find(slot)) live->binding.session = std::move(session);
 }
+
+void Router::LendThreads(LentThreads threads) { impl_->threads = std::move(threads); }
 
 void Router::SetKillSwitch(bool off) { impl_->off.store(off); }
 
@@ -257,7 +260,7 @@ void Router::Impl::RouteGroup(const Call& call, const Group& group) {
   const int64_t rows = view == nullptr ? 0 : static_cast<int64_t>(view->keys.rows);
   const auto k = static_cast<uint32_t>(view == nullptr ? 0 : std::clamp<int64_t>(view->calibration.k, 0, rows));
   neighbours.assign(search_rows.size() * k, Neighbour{});
-  if (!neighbours.empty()) SearchExact(view->keys, Gather(call, search_rows), k, neighbours);
+  if (!neighbours.empty()) SearchExact(view->keys, Gather(call, search_rows), k, neighbours, threads);
 
   size_t searched = 0;
   for (size_t i = 0; i < present.size(); ++i) {
@@ -398,7 +401,7 @@ void Router::Impl::VoteGroup(const Step& step, const CallShape& shape, const Gro
   }
   const auto k = static_cast<uint32_t>(std::clamp<int64_t>(output.k, 0, static_cast<int64_t>(output.keys.rows)));
   neighbours.assign(search_rows.size() * k, Neighbour{});
-  if (!neighbours.empty()) SearchExact(output.keys, queries, k, neighbours);
+  if (!neighbours.empty()) SearchExact(output.keys, queries, k, neighbours, threads);
   for (size_t i = 0; i < search_rows.size(); ++i) {
     const uint32_t row = search_rows[i];
     if (slots.Find(step.slots[row])->binding.shadow) continue;

@@ -15,7 +15,8 @@
 // Layers for which a row's slot has neither memory nor session vector are no-ops: not counted, not traced.
 //
 // Threads: all calls on one Router are serialised by the caller, but for SetKillSwitch, which any thread may call.
-// Different Routers are independent. Route itself runs on the calling thread.
+// Different Routers are independent. Route runs on the calling thread, its searches also on threads that LendThreads
+// gave.
 #pragma once
 
 #include <cstdint>
@@ -80,6 +81,9 @@ class Router {
   ~Router();
   Router(const Router&) = delete;
   Router& operator=(const Router&) = delete;
+
+  // For the searches of Route and VoteOutput from now on (none at first). What they find does not depend on it.
+  void LendThreads(LentThreads threads);
 
   // A new sequence; ids start at 1 and released ids are reused.
   uint32_t AddSlot(Binding binding);

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <functional>
 #include <numeric>
 
 #include "router/router.h"
@@ -70,6 +71,20 @@ TEST_P(EveryValueKind, ChunksOfAnySizeAgree) {
     first += size;
   }
   EXPECT_EQ(first, kLength);
+}
+
+TEST_P(EveryValueKind, ThreadsThatSearchChangeNoBit) {
+  const Text text(3, kLength, kLayers);
+  const Binding binding{.tables = RandomTables(5, {.kind = GetParam(), .rows = 10'000}), .session = nullptr};
+  const StepResult alone = Alone(binding, text);
+  Router router;
+  size_t parts_run = 0;
+  router.LendThreads({.count = 3, .run = [&](size_t parts, const std::function<void(size_t)>& work) {
+                        for (size_t part = parts; part > 0; --part) work(part - 1);
+                        parts_run += parts;
+                      }});
+  ExpectSame(RunStep(router, {{router.AddSlot(binding), &text, 0, kLength}}), 0, alone, 0, kLength);
+  EXPECT_GT(parts_run, 3) << "the fixture's memory is no longer large enough to be shared out";
 }
 
 TEST_P(EveryValueKind, BatchesOfSlotsWithDifferentMemoriesAgreeWithEachAlone) {
