@@ -1,4 +1,4 @@
-// Chat templates as a filter, for tests/test_chat_template.py.
+// Chat templates as a filter, for tests/chat_templates.py.
 //
 //   pointsman_chat [tokenizer.json] < cases > results
 //
