@@ -2,6 +2,7 @@
 // template is read.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -34,6 +35,9 @@ struct MethodSpec {
   bool of_dict = false;  // else of str
   Value (*apply)(Budget&, const Value& receiver, const Arguments&) = nullptr;
 };
+
+// Called by their names, as macros are; the evaluator knows what they do.
+inline constexpr std::array<std::string_view, 4> kFunctions = {"range", "namespace", "dict", "raise_exception"};
 
 // nullptr: not in the subset. "loop.cycle" is not a method here, the evaluator knows it.
 const FilterSpec* FindFilter(std::string_view name);

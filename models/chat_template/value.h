@@ -37,8 +37,8 @@ class Budget {
 
 class Value;
 struct Dict;
-struct Loop;  // evaluator.cc
-struct Macro;
+struct Loop;   // scope.h
+struct Macro;  // ast.h
 struct Scope;
 
 struct Undefined {
