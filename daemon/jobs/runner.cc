@@ -6,7 +6,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <csignal>
@@ -14,11 +13,11 @@
 #include <mutex>
 #include <optional>
 #include <random>
-#include <set>
 #include <thread>
 
 #include "daemon/jobs/child_messages.h"
 #include "daemon/jobs/child_process.h"
+#include "daemon/jobs/job_table.h"
 #include "daemon/jobs/outcome.h"
 #include "memory/file_layer.h"
 
@@ -30,10 +29,6 @@ constexpr auto kTick = std::chrono::milliseconds(100);  // ended children are no
 constexpr auto kLeftoverWait = std::chrono::seconds(10);
 
 int64_t Now() { return static_cast<int64_t>(std::time(nullptr)); }
-
-Error NoSuchJob(const std::string& id) {
-  return {ErrorCode::kNotFound, "job '" + id + "': there is none; GET /v1/jobs lists them"};
-}
 
 // A child that runs, of the runner's thread only.
 struct Running {
@@ -74,30 +69,14 @@ struct JobRunner::Impl {
   void DropOldest();
   void StopChildren();
 
-  void Change(const std::string& id, const std::function<void(JobRecord&)>& change);
-  void Notify(const std::string& id);  // REQUIRES: mutex held
-
   const JobRunnerOptions options;
   const JobFiles files;
   int wake_fd = -1;
+  JobTable table;
   std::thread thread;
   std::atomic<bool> stopping{false}, stopped{false};
   std::vector<std::unique_ptr<Running>> running;  // of the runner's thread
-
-  struct Job {
-    JobRecord record;
-    bool ready = false;  // on disk: may be started
-    bool cancel_requested = false;
-  };
-  struct Watcher {
-    std::string id;
-    std::function<void()> changed;
-  };
-  mutable std::mutex mutex;  // of all below
-  std::map<std::string, Job> jobs;
-  std::map<uint64_t, Watcher> watchers;
-  uint64_t next_watch = 1, next_sequence = 1;
-  std::mutex stop_mutex;  // one Stop at a time
+  std::mutex stop_mutex;                          // one Stop at a time
 };
 
 void JobRunner::Impl::PersistOrSay(const JobRecord& job) {
@@ -111,21 +90,6 @@ void JobRunner::Impl::Wake() const {
   (void)!write(wake_fd, &one, sizeof one);
 }
 
-void JobRunner::Impl::Notify(const std::string& id) {
-  for (const auto& [watch, watcher] : watchers) {
-    if (watcher.id == id) watcher.changed();
-  }
-}
-
-void JobRunner::Impl::Change(const std::string& id, const std::function<void(JobRecord&)>& change) {
-  const std::lock_guard guard(mutex);
-  const auto found = jobs.find(id);
-  if (found == jobs.end()) return;
-  change(found->second.record);
-  ++found->second.record.revision;
-  Notify(id);
-}
-
 Status JobRunner::Impl::ReadAll() {
   POINTSMAN_TRY(const std::vector<std::string> ids, files.Ids());
   for (const std::string& id : ids) ReadOne(id);
@@ -137,7 +101,6 @@ void JobRunner::Impl::ReadOne(const std::string& id) {
   if (!read.ok()) return Say(read.error().message);
   if (!read.value()) return;
   JobRecord job = std::move(*read.value());
-  next_sequence = std::max(next_sequence, job.sequence + 1);
   if (!HasEnded(job.status)) {
     if (job.status == JobStatus::kRunning && job.attempts >= options.attempts) {
       job.status = JobStatus::kFailed;
@@ -149,7 +112,7 @@ void JobRunner::Impl::ReadOne(const std::string& id) {
     }
     PersistOrSay(job);
   }
-  jobs[id] = {.record = std::move(job), .ready = true, .cancel_requested = false};
+  table.Restore(std::move(job));
 }
 
 void JobRunner::Impl::Loop() {
@@ -163,17 +126,9 @@ void JobRunner::Impl::Loop() {
 
 void JobRunner::Impl::StartWhatFits() {
   while (running.size() < options.running && !stopping) {
-    std::optional<JobRecord> next;
-    {
-      const std::lock_guard guard(mutex);
-      std::set<std::string> busy;
-      for (const auto& run : running) busy.insert(jobs.at(run->id).record.target);
-      busy.erase("");
-      for (const auto& [id, job] : jobs) {
-        const bool waits = job.ready && job.record.status == JobStatus::kQueued && !busy.contains(job.record.target);
-        if (waits && (!next || job.record.sequence < next->sequence)) next = job.record;
-      }
-    }
+    std::vector<std::string> ids;
+    for (const auto& run : running) ids.push_back(run->id);
+    std::optional<JobRecord> next = table.NextToStart(ids);
     if (!next) return;
     StartOne(std::move(*next));
   }
@@ -193,40 +148,29 @@ void JobRunner::Impl::StartOne(JobRecord job) {
   child.directory = files.DirectoryOf(job.id);
   child.environment = EnvironmentForJobs();
   child.address_space_bytes = options.memory_bytes;
-  // Under the lock: nobody may cancel it between the look and the start. A start takes about a millisecond.
-  Result<ChildProcess> started = [&]() -> Result<ChildProcess> {
-    const std::lock_guard guard(mutex);
-    const auto found = jobs.find(job.id);
-    if (found == jobs.end() || found->second.record.status != JobStatus::kQueued) {
-      return Error{ErrorCode::kNotFound, ""};  // cancelled meanwhile
-    }
-    Result<ChildProcess> process = ChildProcess::Start(child);
-    JobRecord& record = found->second.record;
+  std::optional<Result<ChildProcess>> process;
+  // A start takes about a millisecond.
+  const std::optional<JobRecord> started = table.ChangeIfQueued(job.id, [&](JobRecord& record) {
+    process.emplace(ChildProcess::Start(child));
     record.started = Now();
-    ++record.revision;
     record.progress.reset();
-    if (process.ok()) {
+    if (process->ok()) {
       record.status = JobStatus::kRunning;
-      record.pid = process.value().pid();
-      record.start_ticks = ProcessStartTicks(process.value().pid()).value_or(0);
+      record.pid = process->value().pid();
+      record.start_ticks = ProcessStartTicks(process->value().pid()).value_or(0);
       ++record.attempts;
     } else {
       record.status = JobStatus::kFailed;
       record.finished = Now();
       record.pid = 0;
-      record.error = "the command could not be started: " + process.error().message;
+      record.error = "the command could not be started: " + process->error().message;
     }
-    job = record;
-    return process;
-  }();
-  if (!started.ok()) {
-    if (job.status == JobStatus::kFailed) Settle(std::move(job));
-    return;
-  }
-  PersistOrSay(job);
-  running.push_back(std::make_unique<Running>(job.id, std::move(started).value()));
-  const std::lock_guard guard(mutex);
-  Notify(job.id);
+  });
+  if (!started) return;  // cancelled meanwhile
+  if (!process->ok()) return Settle(*started);
+  PersistOrSay(*started);
+  running.push_back(std::make_unique<Running>(started->id, std::move(*process).value()));
+  table.Tell(started->id);
 }
 
 // Until a child says something, time passes that matters to one, or Wake().
@@ -264,7 +208,7 @@ void JobRunner::Impl::Read(Running& run) {
     if (got <= 0) break;
     progressed = run.messages.Feed({buffer, static_cast<size_t>(got)}) || progressed;
   }
-  if (progressed) Change(run.id, [&](JobRecord& job) { job.progress = run.messages.progress(); });
+  if (progressed) table.ChangeIfThere(run.id, [&](JobRecord& job) { job.progress = run.messages.progress(); });
 }
 
 void JobRunner::Impl::TellToEnd(Running& run) {
@@ -275,10 +219,7 @@ void JobRunner::Impl::TellToEnd(Running& run) {
 
 bool JobRunner::Impl::Advance(Running& run) {
   Read(run);
-  {
-    const std::lock_guard guard(mutex);
-    if (jobs.at(run.id).cancel_requested) TellToEnd(run);
-  }
+  if (table.IsCancelRequested(run.id)) TellToEnd(run);
   if (run.kill_at && Clock::now() >= *run.kill_at) {
     run.child.Signal(SIGKILL);
   }
@@ -291,13 +232,8 @@ bool JobRunner::Impl::Advance(Running& run) {
 }
 
 void JobRunner::Impl::End(Running& run, int status) {
-  JobRecord job;
-  bool cancelled = false;
-  {
-    const std::lock_guard guard(mutex);
-    job = jobs.at(run.id).record;
-    cancelled = jobs.at(run.id).cancel_requested;
-  }
+  JobRecord job = table.Find(run.id).value();
+  const bool cancelled = table.IsCancelRequested(run.id);
   run.end.status = status;
   const Outcome outcome = OutcomeOf(run.end, run.messages, options.memory_bytes, options.result_bytes);
   const bool well = outcome.error.empty();
@@ -322,12 +258,7 @@ void JobRunner::Impl::End(Running& run, int status) {
   if (job.status == JobStatus::kInterrupted) {
     job.attempts = 0;  // not the job's fault
     PersistOrSay(job);
-    Change(job.id, [&](JobRecord& record) {
-      const uint64_t revision = record.revision;
-      record = job;
-      record.revision = revision;
-    });
-    return;
+    return table.Replace(job);
   }
   job.finished = Now();
   Settle(std::move(job));
@@ -340,35 +271,13 @@ void JobRunner::Impl::Settle(JobRecord job) {
     if (!removed.ok()) Say(removed.error().message);
   }
   if (options.on_ended) options.on_ended(job);
-  Change(job.id, [&](JobRecord& record) {
-    const uint64_t revision = record.revision;
-    record = job;
-    record.revision = revision;
-  });
+  table.Replace(job);
   DropOldest();
 }
 
 void JobRunner::Impl::DropOldest() {
-  for (;;) {
-    std::string oldest;
-    {
-      const std::lock_guard guard(mutex);
-      uint64_t ended = 0;
-      std::pair<int64_t, uint64_t> first;
-      for (const auto& [id, job] : jobs) {
-        if (!HasEnded(job.record.status)) continue;
-        const std::pair<int64_t, uint64_t> when(job.record.finished, job.record.sequence);
-        if (ended++ == 0 || when < first) {
-          first = when;
-          oldest = id;
-        }
-      }
-      if (ended <= options.kept) return;
-      jobs.erase(oldest);
-    }
-    if (const Status removed = files.Remove(oldest); !removed.ok()) {
-      Say(removed.error().message);
-    }
+  while (const std::optional<std::string> oldest = table.ForgetOldest(options.kept)) {
+    if (const Status removed = files.Remove(*oldest); !removed.ok()) Say(removed.error().message);
   }
 }
 
@@ -378,9 +287,8 @@ void JobRunner::Impl::StopChildren() {
     WaitForNews();
     std::erase_if(running, [&](const std::unique_ptr<Running>& run) { return !Advance(*run); });
   }
-  const std::lock_guard guard(mutex);
   stopped = true;
-  for (const auto& [watch, watcher] : watchers) watcher.changed();
+  table.TellAll();
 }
 
 JobRunner::JobRunner(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -426,115 +334,51 @@ Result<JobRecord> JobRunner::Submit(JobSpec spec) {
   job.principal = spec.principal;
   job.created = Now();
   const uint64_t room = uint64_t{impl_->options.running} + impl_->options.queued;
-  {
-    const std::lock_guard guard(impl_->mutex);
-    if (impl_->stopping) return Error{ErrorCode::kBusy, "the server is stopping"};
-    uint64_t open = 0;
-    for (const auto& [id, other] : impl_->jobs) {
-      if (HasEnded(other.record.status)) continue;
-      ++open;
-      if (spec.only_one && other.record.target == job.target) {
-        return Error{ErrorCode::kInvalidArgument, fmt::format("{} writes there already and has not ended", id)};
-      }
-    }
-    if (open >= room) {
-      return Error{ErrorCode::kBusy, fmt::format("{} jobs are running or queued, which is the most", open)};
-    }
-    job.sequence = impl_->next_sequence++;
-    impl_->jobs[job.id] = {.record = job, .ready = false, .cancel_requested = false};  // holds its place
-  }
+  if (impl_->stopping) return Error{ErrorCode::kBusy, "the server is stopping"};
+  POINTSMAN_CHECK_OK(impl_->table.Reserve(job, spec.only_one, room));
   Status written = impl_->files.WriteUploads(spec.id, spec.uploads);
   if (written.ok()) written = impl_->files.Write(job);
   if (!written.ok()) {
-    {
-      const std::lock_guard guard(impl_->mutex);
-      impl_->jobs.erase(job.id);
-    }
+    impl_->table.Forget(job.id);
     const Status removed = impl_->files.Remove(job.id);
     if (!removed.ok()) impl_->Say(removed.error().message);
     return written.error();
   }
-  {
-    const std::lock_guard guard(impl_->mutex);
-    impl_->jobs[job.id].ready = true;
-  }
+  impl_->table.SetReady(job.id);
   impl_->Wake();
   return job;
 }
 
-Result<JobRecord> JobRunner::Find(const std::string& id) const {
-  const std::lock_guard guard(impl_->mutex);
-  const auto found = impl_->jobs.find(id);
-  if (found == impl_->jobs.end() || !found->second.ready) {
-    return NoSuchJob(id);
-  }
-  return found->second.record;
-}
+Result<JobRecord> JobRunner::Find(const std::string& id) const { return impl_->table.Find(id); }
 
-std::vector<JobRecord> JobRunner::List() const {
-  std::vector<JobRecord> list;
-  {
-    const std::lock_guard guard(impl_->mutex);
-    for (const auto& [id, job] : impl_->jobs) {
-      if (job.ready) list.push_back(job.record);
-    }
-  }
-  std::sort(list.begin(), list.end(), [](const JobRecord& a, const JobRecord& b) { return a.sequence > b.sequence; });
-  return list;
-}
+std::vector<JobRecord> JobRunner::List() const { return impl_->table.List(); }
 
-std::map<JobStatus, uint64_t> JobRunner::Counts() const {
-  std::map<JobStatus, uint64_t> counts;
-  const std::lock_guard guard(impl_->mutex);
-  for (const auto& [id, job] : impl_->jobs) ++counts[job.record.status];
-  return counts;
-}
+std::map<JobStatus, uint64_t> JobRunner::Counts() const { return impl_->table.Counts(); }
 
 Result<JobRecord> JobRunner::Cancel(const std::string& id) {
-  JobRecord job;
-  bool forgotten = false;
-  {
-    const std::lock_guard guard(impl_->mutex);
-    const auto found = impl_->jobs.find(id);
-    if (found == impl_->jobs.end() || !found->second.ready) return NoSuchJob(id);
-    JobRecord& record = found->second.record;
-    if (record.status == JobStatus::kRunning) {
-      found->second.cancel_requested = true;
-      impl_->Wake();
-      return record;
-    }
-    forgotten = HasEnded(record.status);
-    if (!forgotten) {
-      record.status = JobStatus::kCancelled;
-      record.finished = Now();
-      ++record.revision;
-    }
-    job = record;
-    if (forgotten) impl_->jobs.erase(found);
-    impl_->Notify(id);
-  }
+  POINTSMAN_TRY(const JobTable::Cancellation done, impl_->table.Cancel(id, Now()));
   const JobFiles& files = impl_->files;
-  if (forgotten) {
-    POINTSMAN_CHECK_OK(files.Remove(id));
-    return job;
+  switch (done.what) {
+    case JobTable::Cancellation::kAsked:
+      impl_->Wake();
+      break;
+    case JobTable::Cancellation::kForgotten:
+      POINTSMAN_CHECK_OK(files.Remove(id));
+      break;
+    case JobTable::Cancellation::kCancelled:
+      POINTSMAN_CHECK_OK(files.Write(done.job));
+      POINTSMAN_CHECK_OK(files.RemoveUploads(id));
+      if (impl_->options.on_ended) impl_->options.on_ended(done.job);
+      impl_->DropOldest();
+      break;
   }
-  POINTSMAN_CHECK_OK(files.Write(job));
-  POINTSMAN_CHECK_OK(files.RemoveUploads(id));
-  if (impl_->options.on_ended) impl_->options.on_ended(job);
-  impl_->DropOldest();
-  return job;
+  return done.job;
 }
 
 uint64_t JobRunner::Watch(const std::string& id, std::function<void()> changed) {
-  const std::lock_guard guard(impl_->mutex);
-  const uint64_t watch = impl_->next_watch++;
-  impl_->watchers[watch] = {.id = id, .changed = std::move(changed)};
-  return watch;
+  return impl_->table.Watch(id, std::move(changed));
 }
 
-void JobRunner::Unwatch(uint64_t watch) {
-  const std::lock_guard guard(impl_->mutex);
-  impl_->watchers.erase(watch);
-}
+void JobRunner::Unwatch(uint64_t watch) { impl_->table.Unwatch(watch); }
 
 }  // namespace pointsman
