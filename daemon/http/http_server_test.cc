@@ -3,161 +3,25 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
-#include <atomic>
-#include <boost/asio/post.hpp>
-#include <boost/asio/steady_timer.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <boost/asio/use_awaitable.hpp>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <stdexcept>
 #include <thread>
 
-#include "daemon/http/testing_client.h"
+#include "daemon/http/testing_server.h"
 
 namespace pointsman {
 namespace {
 
 using nlohmann::json;
+using testing::Get;
+using testing::Post;
 using testing::RawClient;
 using testing::RawResponse;
-using Clock = std::chrono::steady_clock;
-
-std::string Get(const std::string& target, const std::string& fields = {}) {
-  return "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n" + fields + "\r\n";
-}
-std::string Post(const std::string& target, const std::string& body, const std::string& fields = {}) {
-  return "POST " + target + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
-         fields + "\r\n" + body;
-}
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// A server with an echo, a slow handler, streams, and one route for each access.
-class RunningServer : public ::testing::Test {
- protected:
-  void Start(HttpServerOptions options = {}) {
-    options.port = 0;
-    PathRouter router;
-    router.Add({"GET", "/healthz", Access::kPublic, [](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-                  co_return HttpResponse{.body = R"({"status":"ok"})"};
-                }});
-    router.Add(
-        {"POST", "/echo/{name}", Access::kRead, [](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
-           co_return HttpResponse{.body = json{{"name", r.parameters.at("name")},
-                                               {"body", r.body},
-                                               {"query", r.query},
-                                               {"who", r.principal.name},
-                                               {"peer", r.peer}}
-                                              .dump(-1, ' ', false, json::error_handler_t::replace)};
-         }});
-    router.Add({.method = "POST",
-                .pattern = "/small",
-                .access = Access::kRead,
-                .handler = [](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
-                  co_return HttpResponse{.body = std::to_string(r.body.size())};
-                },
-                .max_body_bytes = 10});
-    router.Add({.method = "POST",
-                .pattern = "/busy",
-                .access = Access::kRead,
-                .handler = [](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
-                  co_return HttpResponse{.body = std::to_string(r.body.size())};
-                },
-                .refuses = [this](const HttpRequest&) -> std::optional<ApiError> {
-                  if (!busy_) return std::nullopt;
-                  return ApiError{ApiCode::kOverloaded, "busy", {}, 3};
-                }});
-    router.Add({"GET", "/slow", Access::kRead, [this](const HttpRequest& r) -> boost::asio::awaitable<HttpResponse> {
-                  r.cancelled->OnRequest([this] { ++cancelled_; });
-                  boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor);
-                  ++slow_running_;
-                  for (int i = 0; i < 400 && !r.cancelled->requested() && !release_; ++i) {
-                    timer.expires_after(std::chrono::milliseconds(5));
-                    co_await timer.async_wait(boost::asio::use_awaitable);
-                  }
-                  --slow_running_;
-                  co_return HttpResponse{.body = "slow"};
-                }});
-    router.Add({"GET", "/stream", Access::kRead, [](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-                  HttpResponse response{.content_type = "text/event-stream"};
-                  response.stream = [](HttpStream& out) -> boost::asio::awaitable<void> {
-                    for (int i = 0; i < 3; ++i) co_await out.Write("data: " + std::to_string(i) + "\n\n");
-                  };
-                  co_return response;
-                }});
-    router.Add({"GET", "/flood", Access::kRead, [this](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-                  HttpResponse response{.content_type = "text/plain"};
-                  response.stream = [this](HttpStream& out) -> boost::asio::awaitable<void> {
-                    const std::string piece(1 << 16, 'x');
-                    for (int i = 0; i < 4000; ++i) {
-                      if (!co_await out.Write(piece)) co_return void(++cancelled_);
-                    }
-                  };
-                  co_return response;
-                }});
-    router.Add({"GET", "/throws", Access::kRead, [](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-                  throw std::runtime_error("a defect at /secret/path");
-                  co_return HttpResponse{};
-                }});
-    router.Add({"GET", "/breaks", Access::kRead, [](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-                  HttpResponse response;
-                  response.stream = [](HttpStream& out) -> boost::asio::awaitable<void> {
-                    co_await out.Write("begun");
-                    throw std::runtime_error("late");
-                  };
-                  co_return response;
-                }});
-    router.Add(
-        {"DELETE", "/everything", Access::kAdmin, [](const HttpRequest&) -> boost::asio::awaitable<HttpResponse> {
-           co_return HttpResponse{.status = 200, .body = "{}"};
-         }});
-    HttpHooks hooks;
-    hooks.authenticate = [](const HttpRequest& request) -> Result<Principal> {
-      const std::string_view given = request.Header("authorization");
-      Principal who;
-      who.name = "reader";
-      who.access = Access::kRead;
-      if (given == "Bearer admin") who.access = Access::kAdmin;
-      if (given == "Bearer wrong") return Error{ErrorCode::kInvalidArgument, "a valid API key is needed"};
-      return who;
-    };
-    hooks.on_finished = [this](const HttpRecord& record) {
-      const std::lock_guard lock(mutex_);
-      records_.push_back({record.status, std::string(record.refused), record.request ? record.request->route : ""});
-    };
-    hooks.on_defect = [this](const HttpRequest&, const std::string&) { ++defects_; };
-    auto server = HttpServer::Start(std::move(options), std::move(router), std::move(hooks));
-    ASSERT_TRUE(server.ok()) << server.error().message;
-    server_ = std::move(server).value();
-  }
-  void TearDown() override {
-    release_ = true;
-    server_.reset();
-  }
-
-  RawResponse Ask(const std::string& bytes) {
-    RawClient client(server_->port());
-    client.Send(bytes);
-    return client.Receive();
-  }
-  void ExpectHealthy() { EXPECT_EQ(Ask(Get("/healthz")).status, 200); }
-  static void WaitUntil(const std::function<bool()>& condition) {
-    for (int i = 0; i < 1000 && !condition(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    EXPECT_TRUE(condition());
-  }
-
-  struct Record {
-    int status;
-    std::string refused, route;
-  };
-  std::mutex mutex_;
-  std::vector<Record> records_;
-  std::atomic<int> cancelled_{0}, slow_running_{0}, defects_{0};
-  std::atomic<bool> release_{false}, busy_{true};
-  std::unique_ptr<HttpServer> server_;
-};
+using testing::RunningServer;
 
 TEST_F(RunningServer, AnswersWithTheFieldsThatClientsExpect) {
   Start();
@@ -277,142 +141,6 @@ TEST_F(RunningServer, NobodyIsMadeToReadWhatWillBeRefused) {
   EXPECT_EQ(Ask("GET / HTTP/1.1\nHost: a\n\n").status, 400);
 }
 
-TEST_F(RunningServer, WhoComesToABusyServerKnowsBeforeItsBodyIsSent) {
-  Start();
-  RawClient client(server_->port());
-  const std::string body(200'000, 'x');
-  const std::string request = Post("/busy", body);
-  client.Send(request.substr(0, request.size() - body.size()));
-  const RawResponse refused = client.Receive();
-  EXPECT_EQ(refused.status, 503);
-  EXPECT_EQ(refused.headers.at("retry-after"), "3");
-  EXPECT_FALSE(refused.headers.contains("connection"));
-  // The connection goes on behind the body, which is dropped: one in pieces, one with the next requests behind it.
-  client.Send(body.substr(0, 70'000));
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  client.Send(body.substr(70'000) + request + Get("/healthz"));
-  EXPECT_EQ(client.Receive().status, 503);
-  EXPECT_EQ(client.Receive().body, R"({"status":"ok"})");
-  busy_ = false;
-  client.Send(request);
-  EXPECT_EQ(client.Receive().body, "200000");
-  const std::lock_guard lock(mutex_);
-  EXPECT_EQ(records_[0].refused, "limit");
-}
-
-TEST_F(RunningServer, ABusyServerClosesWhereTheNextRequestCannotBeFound) {
-  HttpServerOptions options;
-  options.limits.body_timeout_ms = 150;
-  Start(options);
-  const std::string head = "POST /busy HTTP/1.1\r\nHost: a\r\n";
-  const std::string much(900'000, 'x');
-  for (const std::string& bytes : {head + "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n",
-                                   head + "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", Post("/busy", much)}) {
-    RawClient client(server_->port());
-    EXPECT_TRUE(client.Send(bytes));
-    const RawResponse refused = client.Receive();  // whole, although more was sent than is read
-    EXPECT_EQ(refused.status, 503);
-    EXPECT_EQ(refused.headers.at("connection"), "close");
-    EXPECT_TRUE(client.AtEnd());
-  }
-  // A body that is announced and does not come costs the client its connection, nobody else anything.
-  RawClient silent(server_->port());
-  silent.Send(head + "Content-Length: 5\r\n\r\nab");
-  EXPECT_EQ(silent.Receive().status, 503);
-  EXPECT_TRUE(silent.AtEnd());
-  EXPECT_EQ(server_->stats().requests_in_flight, 0u);
-}
-
-TEST_F(RunningServer, SlowClientsAreToldAndCutAtEachDeadline) {
-  HttpServerOptions options;
-  options.limits.header_timeout_ms = 150;
-  options.limits.body_timeout_ms = 150;
-  options.limits.idle_timeout_ms = 300;
-  Start(options);
-  const auto start = Clock::now();
-  RawClient header(server_->port()), body(server_->port()), idle(server_->port());
-  header.Send("GET / HTTP/1.1\r\nHost: ");
-  body.Send("POST /echo/a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc");
-  // Bytes that trickle in do not extend the deadline.
-  for (int i = 0; i < 5; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    header.Send("x");
-  }
-  for (RawClient* late : {&header, &body}) {
-    const RawResponse answer = late->Receive();
-    EXPECT_EQ(answer.status, 408);
-    EXPECT_EQ(answer.headers.at("connection"), "close");
-    EXPECT_EQ(json::parse(answer.body)["error"]["code"], "request_timeout");
-    EXPECT_TRUE(late->AtEnd());
-  }
-  EXPECT_TRUE(idle.AtEnd());
-  EXPECT_LT(SecondsSince(start), 3);
-  const std::lock_guard lock(mutex_);
-  ASSERT_EQ(records_.size(), 2u);  // the idle one asked nothing
-  for (const Record& record : records_) {
-    EXPECT_EQ(record.status, 408);
-    EXPECT_EQ(record.refused, "timeout");
-  }
-}
-
-TEST_F(RunningServer, HundredsOfSlowClientsDoNotKeepAHealthyOneWaiting) {
-  HttpServerOptions options;
-  options.limits.header_timeout_ms = 1500;
-  Start(options);
-  std::vector<std::unique_ptr<RawClient>> slow;
-  for (int i = 0; i < 200; ++i) {
-    slow.push_back(std::make_unique<RawClient>(server_->port()));
-    slow.back()->Send("GET / HTTP/1.1\r\nX: ");
-  }
-  for (int i = 0; i < 50; ++i) {
-    const auto start = Clock::now();
-    ExpectHealthy();
-    EXPECT_LT(SecondsSince(start), 0.5);
-  }
-  WaitUntil([&] { return server_->stats().connections <= 1; });
-}
-
-TEST_F(RunningServer, ConnectionsAndRequestsBeyondTheLimitAreRefusedAtOnce) {
-  HttpServerOptions options;
-  options.limits.connections = 4;
-  options.limits.requests_in_flight = 2;
-  Start(options);
-  RawClient a(server_->port()), b(server_->port()), c(server_->port()), d(server_->port());
-  a.Send(Get("/slow"));
-  b.Send(Get("/slow"));
-  WaitUntil([&] { return slow_running_ == 2; });
-  const auto start = Clock::now();
-  c.Send(Get("/slow"));
-  const RawResponse busy = c.Receive();
-  EXPECT_EQ(busy.status, 503);
-  EXPECT_EQ(busy.headers.at("retry-after"), "1");
-  d.Send(Get("/healthz"));  // public: answered even then
-  EXPECT_EQ(d.Receive().status, 200);
-  RawClient e(server_->port());
-  const RawResponse full = e.Receive();
-  EXPECT_EQ(full.status, 503);
-  EXPECT_EQ(json::parse(full.body)["error"]["code"], "overloaded");
-  EXPECT_LT(SecondsSince(start), 1);
-  release_ = true;
-  EXPECT_EQ(a.Receive().body, "slow");
-  EXPECT_EQ(server_->stats().refused_connections, 1u);
-}
-
-TEST_F(RunningServer, OneAddressCannotTakeEveryConnection) {
-  HttpServerOptions options;
-  options.limits.connections_per_peer = 2;
-  Start(options);
-  RawClient a(server_->port()), b(server_->port());
-  a.Send(Get("/healthz"));
-  b.Send(Get("/healthz"));
-  EXPECT_EQ(a.Receive().status, 200);
-  EXPECT_EQ(b.Receive().status, 200);
-  EXPECT_EQ(RawClient(server_->port()).Receive().status, 503);
-  a.Close();
-  WaitUntil([&] { return server_->stats().connections == 1; });
-  ExpectHealthy();
-}
-
 TEST_F(RunningServer, AClientThatGoesAwayCancelsItsRequest) {
   Start();
   RawClient client(server_->port());
@@ -431,25 +159,8 @@ TEST_F(RunningServer, AClientThatGoesAwayCancelsItsRequest) {
   EXPECT_EQ(eager.Receive().status, 200);
 }
 
-TEST_F(RunningServer, AClientThatDoesNotReadIsCut) {
-  HttpServerOptions options;
-  options.limits.write_timeout_ms = 200;
-  Start(options);
-  RawClient client(server_->port());
-  client.Send(Get("/flood"));
-  WaitUntil([&] { return cancelled_ == 1; });
-}
-
-TEST_F(RunningServer, AHandlerThatIsLateIsToldToStop) {
-  HttpServerOptions options;
-  options.limits.handler_timeout_ms = 100;
-  Start(options);
-  const RawResponse late = Ask(Get("/slow"));
-  EXPECT_EQ(late.status, 503);
-  EXPECT_EQ(cancelled_, 1);
-}
-
 TEST_F(RunningServer, ADefectIsA500WithoutItsText) {
+  defect_ = [] { throw std::runtime_error("a defect at /secret/path"); };
   Start();
   const RawResponse answer = Ask(Get("/throws"));
   EXPECT_EQ(answer.status, 500);
@@ -460,38 +171,6 @@ TEST_F(RunningServer, ADefectIsA500WithoutItsText) {
   EXPECT_EQ(client.Receive(2000).body, "begun");
   EXPECT_TRUE(client.truncated());
   ExpectHealthy();
-}
-
-TEST_F(RunningServer, DrainFinishesWhatRunsAndTakesNothingNew) {
-  Start();
-  RawClient busy(server_->port()), idle(server_->port());
-  idle.Send(Get("/healthz"));
-  EXPECT_EQ(idle.Receive().status, 200);
-  busy.Send(Get("/slow"));
-  WaitUntil([&] { return slow_running_ == 1; });
-  std::thread releases([&] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
-    release_ = true;
-  });
-  const auto start = Clock::now();
-  EXPECT_TRUE(server_->Drain());
-  EXPECT_GT(SecondsSince(start), 0.1);
-  releases.join();
-  const RawResponse finished = busy.Receive();
-  EXPECT_EQ(finished.body, "slow");
-  EXPECT_TRUE(idle.AtEnd());
-  EXPECT_FALSE(RawClient(server_->port()).connected());
-}
-
-TEST_F(RunningServer, DrainEndsAtItsDeadline) {
-  HttpServerOptions options;
-  options.drain_timeout_ms = 100;
-  Start(options);
-  RawClient busy(server_->port());
-  busy.Send(Get("/slow"));
-  WaitUntil([&] { return slow_running_ == 1; });
-  EXPECT_FALSE(server_->Drain());
-  EXPECT_EQ(cancelled_, 1);
 }
 
 TEST_F(RunningServer, ListensOnAUnixSocketAndReplacesAStaleOne) {
