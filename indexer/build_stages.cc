@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "indexer/evaluation/controls.h"
+#include "memory/copy_tables.h"
 #include "memory/generation.h"
 
 namespace pointsman {

@@ -8,9 +8,9 @@
 #include "adapt/objective.h"
 #include "adapt/testing/tiny_text.h"
 #include "indexer/candidates.h"
-#include "indexer/evaluation/controls.h"
 #include "indexer/evaluation/output_variants.h"
 #include "indexer/evaluation/scorer.h"
+#include "memory/copy_tables.h"
 #include "memory/memory.h"
 
 namespace pointsman {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "adapt/tensors.h"
-#include "indexer/evaluation/controls.h"
+#include "memory/copy_tables.h"
 #include "memory/layer_index.h"
 #include "memory/routing_tables_owned.h"
 

@@ -5,7 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "adapt/testing/tiny_text.h"
-#include "indexer/evaluation/controls.h"
+#include "memory/copy_tables.h"
 #include "memory/routing_tables_owned.h"
 
 namespace pointsman {

@@ -4,6 +4,9 @@
 #include <set>
 #include <utility>
 
+#include "memory/copy_tables.h"
+#include "memory/table_fields.h"
+
 namespace pointsman {
 namespace {
 
@@ -17,33 +20,6 @@ void SortUnique(std::vector<T>& values) {
   values.erase(std::unique(values.begin(), values.end()), values.end());
 }
 
-template <typename T>
-std::vector<T> CopyOf(std::span<const T> values) {
-  return {values.begin(), values.end()};
-}
-
-// The rows of a [R, columns] array that stay; an absent array stays absent.
-template <typename T>
-std::vector<T> KeptRows(std::span<const T> values, uint64_t columns, const std::vector<uint64_t>& kept) {
-  std::vector<T> rows;
-  if (values.empty()) return rows;
-  rows.reserve(kept.size() * columns);
-  for (const uint64_t row : kept) {
-    const auto begin = values.begin() + static_cast<ptrdiff_t>(row * columns);
-    rows.insert(rows.end(), begin, begin + static_cast<ptrdiff_t>(columns));
-  }
-  return rows;
-}
-
-OwnedKeyIndex KeptKeys(const KeyIndexView& keys, const std::vector<uint64_t>& kept) {
-  return {.hidden = keys.hidden,
-          .dim = keys.dim,
-          .mean = CopyOf(keys.mean),
-          .projection = CopyOf(keys.projection),
-          .codes = KeptRows(keys.codes, keys.dim, kept),
-          .code_scales = KeptRows(keys.code_scales, 1, kept)};
-}
-
 class Remover {
  public:
   Remover(const RoutingTables& tables, std::span<const std::string> names) : tables_(tables) {
@@ -53,10 +29,7 @@ class Remover {
 
   Removal Run(const DocumentPairs* remaining, const DocumentPairs* gone) {
     OwnedTables& to = removal_.tables;
-    to.kind = tables_.kind;
-    to.value_kind = tables_.value_kind;
-    to.top_k = tables_.top_k;
-    to.documents = tables_.documents;
+    SetCommonFields(tables_, to);
     for (size_t i = 0; i < gone_.size(); ++i) {
       if (gone_[i]) to.documents[i].clear();
     }
@@ -99,22 +72,12 @@ class Remover {
     }
     removal_.rows += rows - kept.size();
     if (kept.empty() && rows > 0) return;
-    OwnedLayer owned;
-    owned.layer = layer.layer;
-    owned.experts = layer.experts;
-    owned.keys = KeptKeys(layer.keys, kept);
-    owned.values = KeptRows(layer.values, layer.experts, kept);
-    owned.value_scales = KeptRows(layer.value_scales, 1, kept);
-    owned.references = KeptRows(layer.references, per_row, kept);
+    OwnedLayer owned = CopyRows(layer, kept);
     for (EntryRef& reference : owned.references) {
       if (!IsGone(reference)) continue;
       reference = {kNoDocument, kDeletedPosition};
       removal_.references += 1;
     }
-    owned.calibration = layer.calibration;
-    owned.router_delta = CopyOf(layer.router_delta);
-    owned.token_table = CopyOf(layer.token_table);
-    owned.token_table_scales = CopyOf(layer.token_table_scales);
     removal_.tables.layers.push_back(std::move(owned));
   }
 
@@ -125,28 +88,14 @@ class Remover {
     }
     removal_.output_rows = output.keys.rows - kept.size();
     if (kept.empty()) return;
-    removal_.tables.output = {.enabled = true,
-                              .vocabulary = output.vocabulary,
-                              .k = output.k,
-                              .tau = output.tau,
-                              .lambda = output.lambda,
-                              .tau2 = output.tau2,
-                              .keys = KeptKeys(output.keys, kept),
-                              .next_tokens = KeptRows(output.next_tokens, 1, kept),
-                              .references = KeptRows(output.references, 1, kept)};
+    removal_.tables.output = CopyRows(output, kept);
   }
 
   void AddGate(const GateView& gate, const DocumentPairs* remaining, const DocumentPairs* gone) {
     OwnedGate& to = removal_.tables.gate;
-    to = {.enabled = gate.enabled,
-          .n0 = gate.n0,
-          .prior = gate.prior,
-          .common = gate.common,
-          .lo = gate.lo,
-          .hi = gate.hi,
-          .window = gate.window,
-          .pairs = {},
-          .is_common = {}};
+    to = CopyGate(gate);
+    to.pairs.clear();
+    to.is_common.clear();
     for (size_t i = 0; i < gate.pairs.size(); ++i) {
       const uint64_t pair = gate.pairs[i];
       // A pair that no document has inside begins one: it stays while another document begins with the same token.

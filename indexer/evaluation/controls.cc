@@ -7,20 +7,12 @@
 
 #include "adapt/tensors.h"
 #include "indexer/evaluation/row_gate.h"
+#include "memory/copy_tables.h"
 #include "memory/layer_index.h"
 #include "router/blend.h"
 
 namespace pointsman {
 namespace {
-
-template <typename T>
-std::vector<T> Copy(std::span<const T> view) {
-  return {view.begin(), view.end()};
-}
-
-OwnedKeyIndex CopyKeys(const KeyIndexView& view) {
-  return {view.hidden, view.dim, Copy(view.mean), Copy(view.projection), Copy(view.codes), Copy(view.code_scales)};
-}
 
 // SplitMix64: one well-mixed number for each (seed, index).
 uint64_t Mix(uint64_t x) {
@@ -80,25 +72,6 @@ class RandomNeighbourHook : public RoutingHook {
 };
 
 }  // namespace
-
-OwnedTables CopyTables(const RoutingTables& tables) {
-  OwnedTables owned;
-  owned.kind = tables.kind;
-  owned.value_kind = tables.value_kind;
-  owned.top_k = tables.top_k;
-  owned.documents = tables.documents;
-  const GateView& g = tables.gate;
-  owned.gate = {g.enabled, g.n0, g.prior, g.common, g.lo, g.hi, g.window, Copy(g.pairs), Copy(g.is_common)};
-  for (const LayerView& l : tables.layers) {
-    owned.layers.push_back({l.layer, l.experts, CopyKeys(l.keys), Copy(l.values), Copy(l.value_scales),
-                            Copy(l.references), l.calibration, Copy(l.router_delta), Copy(l.token_table),
-                            Copy(l.token_table_scales)});
-  }
-  const OutputView& o = tables.output;
-  owned.output = {o.enabled,           o.vocabulary,      o.k, o.tau, o.lambda, o.tau2, CopyKeys(o.keys),
-                  Copy(o.next_tokens), Copy(o.references)};
-  return owned;
-}
 
 std::shared_ptr<const RoutingTables> ShuffledValues(const RoutingTables& tables, uint64_t seed) {
   OwnedTables owned = CopyTables(tables);

@@ -11,12 +11,8 @@
 #include "adapt/objective.h"
 #include "indexer/evaluation/scorer.h"
 #include "memory/routing_tables.h"
-#include "memory/routing_tables_owned.h"
 
 namespace pointsman {
-
-// A deep copy of what the views show (a mapped generation, say).
-OwnedTables CopyTables(const RoutingTables& tables);
 
 // Values permuted among the rows of each layer.
 std::shared_ptr<const RoutingTables> ShuffledValues(const RoutingTables& tables, uint64_t seed);

@@ -7,7 +7,6 @@
 
 #include "indexer/builder.h"
 #include "indexer/calibrate.h"
-#include "indexer/evaluation/controls.h"
 #include "indexer/evaluation/examination.h"
 #include "indexer/evaluation/generations.h"
 #include "indexer/evaluation/leakage.h"
@@ -19,6 +18,7 @@
 #include "indexer/publish.h"
 #include "indexer/tasks/task_evaluation.h"
 #include "indexer/tasks/task_runner.h"
+#include "memory/copy_tables.h"
 
 namespace pointsman {
 namespace {
@@ -339,7 +339,7 @@ class Evaluation {
   Status FillMemory(VariantInputs& inputs) {
     if (memory_) {
       inputs.memory = std::shared_ptr<const RoutingTables>(memory_, &memory_->tables());
-      inputs.gate = CopyTables(*inputs.memory).gate;
+      inputs.gate = CopyGate(inputs.memory->gate);
       POINTSMAN_TRY(KeptKinds kept, LoadKeptKinds(options_.memory));
       for (const auto& [name, tables] : kept.tables) inputs.ready[name] = RoutingAlone(tables);
       inputs.ready_build_s = std::move(kept.build_s);

@@ -5,8 +5,8 @@
 #include <chrono>
 #include <utility>
 
-#include "indexer/evaluation/controls.h"
 #include "indexer/output_memory.h"
+#include "memory/copy_tables.h"
 #include "memory/stopwatch.h"
 
 namespace pointsman {
