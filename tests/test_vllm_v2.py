@@ -12,7 +12,7 @@ import torch
 
 import test_vllm
 from conftest import ROOT
-from test_vllm import PYTHON, core, described, entry, loading, long, module, tokens, vllm_path, worker  # noqa: F401
+from vllm_plugin import PYTHON, core, described, entry, loading, long, module, tokens, vllm_path, worker  # noqa: F401
 
 worker_v2 = module("worker_v2")
 

@@ -191,7 +191,8 @@ def main():
 
     one, half = dict(memory="one"), dict(memory="one", strength=0.5)
     found["salted"] = in_turn(ids[1000:1100], {}, one, one, {}, half, half, one | dict(session="ada"), one | dict(shadow=1))
-    found["salted alone"] = [in_turn(ids[1000:1100], each, salts=[f"alone {i}"])[0] for i, each in enumerate(({}, one, half, one | dict(session="ada")))]
+    found["salted alone"] = [in_turn(ids[1000:1100], each, salts=[f"alone {i}"])[0]
+                             for i, each in enumerate(({}, one, half, one | dict(session="ada")))]
     with unsalted():
         found["unsalted"] = in_turn(ids[1200:1300], {}, one)
     found["unsalted alone"] = in_turn(ids[1200:1300], one, salts=["alone"])
@@ -220,7 +221,8 @@ def main():
 
     def followed(mixed):
         outputs = run(llm, [(ids, params(**asked)) for ids, asked in mixed])
-        return [output | {"reference": reference.follow(ids, output["tokens"], memories.get(asked.get("memory")), asked.get("strength", 1.0),
+        return [output | {"reference": reference.follow(ids, output["tokens"], memories.get(asked.get("memory")),
+                                                        asked.get("strength", 1.0),
                                                         session if "session" in asked else None),
                           "asked": asked} for (ids, asked), output in zip(mixed, outputs)]
 
@@ -236,7 +238,8 @@ def main():
     found["beams"] = []
     for beam in beams.sequences:
         new = beam.tokens[70:]
-        by = {name: sum(reference.follow(ids[1600:1670], new, memory)["logprobs"]) for name, memory in (("one", memories["one"]), ("frozen", None))}
+        by = {name: sum(reference.follow(ids[1600:1670], new, memory)["logprobs"])
+              for name, memory in (("one", memories["one"]), ("frozen", None))}
         found["beams"].append(by | {"said": beam.cum_logprob, "tokens": len(new)})
 
     # -- drafts, many of them rejected -----------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ from vllm import LLM, SamplingParams
 FOLDER = pathlib.Path(sys.argv[1])
 EXPERTS, NEW = 8, 12
 COMMON = dict(vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-              max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.2, bos_token_id=None, eos_token_id=0, pad_token_id=None)
+              max_position_embeddings=128, tie_word_embeddings=False, initializer_range=0.2,
+              bos_token_id=None, eos_token_id=0, pad_token_id=None)
 FAMILIES = {
     "olmoe": (transformers.OlmoeConfig, dict(num_experts=EXPERTS, num_experts_per_tok=2)),
     "qwen2_moe": (transformers.Qwen2MoeConfig, dict(num_experts=EXPERTS, num_experts_per_tok=2, moe_intermediate_size=32,
