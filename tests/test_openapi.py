@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conftest import ROOT
-from test_serve import Server
+from serving import Server
 
 SPEC = ROOT / "schemas" / "openapi.yaml"
 METHODS = ("get", "post", "put", "patch", "delete")

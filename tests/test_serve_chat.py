@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from conftest import BINARY
-from test_serve import Server
+from serving import Server
 
 TEMPLATE = """{{- bos_token }}
 {%- for message in messages %}
@@ -34,7 +34,8 @@ def with_template(model, folder, template, **config):
                                      "lstrip": False, "rstrip": False})
     (copy / "tokenizer.json").write_text(json.dumps(spec))
     (copy / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "chat_template": template} | config))
+        {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>",
+         "chat_template": template} | config))
     return copy
 
 
@@ -68,7 +69,8 @@ def test_a_chat_is_what_the_template_says(server, oracle):
     assert tokens(server, plain) == expected
     expected = oracle.apply_chat_template(joined, add_generation_prompt=True, return_dict=False, calm=True)
     assert tokens(server, plain, chat_template_kwargs={"calm": True}) == expected
-    answer = server.ok("POST", "/v1/chat/completions", {"messages": plain, "max_tokens": 4, "temperature": 0, "chat_template_kwargs": {"calm": True}})
+    answer = server.ok("POST", "/v1/chat/completions", {"messages": plain, "max_tokens": 4,
+                                                        "temperature": 0, "chat_template_kwargs": {"calm": True}})
     assert answer["usage"]["prompt_tokens"] == len(expected) and answer["choices"][0]["message"]["role"] == "assistant"
 
 
@@ -125,7 +127,8 @@ def test_a_file_takes_the_templates_place(pointsman, chat_model, tmp_path):
     try:
         pieces = short.ok("POST", "/v1/tokenize", {"messages": MESSAGES, "pieces": True})["pieces"]
         assert "".join(pieces) == "C++ only. ;Write <|end|> twice;"
-        error = short.refused("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "", "name": "x"}]}, 422, "unprocessable")
+        error = short.refused("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "", "name": "x"}]},
+                              422, "unprocessable")
         assert "line 1: str + int" in error["message"]
     finally:
         short.stop(signal.SIGKILL)

@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from test_serve import Server
+from serving import Server
 
 CRASHES = int(os.environ.get("POINTSMAN_CRASHES", 4))
 SOAK_SECONDS = float(os.environ.get("POINTSMAN_SOAK_SECONDS", 20))
@@ -171,7 +171,8 @@ class Soak:
         self.server.ok("POST", "/v1/memories/headers/search", {"text": "operator new", "k": r.randint(1, 20)})
 
     def look(self, r):
-        for path in ("/metrics", "/v1/memories/headers", "/v1/memories/headers/documents", "/v1/memories/headers/diagnosis", "/v1/sessions"):
+        for path in ("/metrics", "/v1/memories/headers", "/v1/memories/headers/documents",
+                     "/v1/memories/headers/diagnosis", "/v1/sessions"):
             assert self.server.ask("GET", path)[0] == 200
 
     def reload(self, r):

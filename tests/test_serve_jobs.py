@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 
 from conftest import ROOT
-from test_serve import Server
+from serving import Server
 
 SMALL = {"kind": "entries", "preset": "fast", "max_tokens": 4000, "max_test_tokens": 2000, "threads": 1}
 LONG = {"kind": "auto", "preset": "default", "max_tokens": 60_000, "threads": 1}  # longer than any test waits
@@ -199,7 +199,8 @@ def test_cancelling_the_bounded_queue_and_a_reader_that_leaves(pointsman, model,
         wait(server, first, lambda j: j["status"] == "running" and j["progress"])
         pid = child_of(places, first)
         command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        assert command[1:2] == [b"build"] and os.getpgid(pid) == pid and os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, server.process.pid)
+        assert command[1:2] == [b"build"] and os.getpgid(pid) == pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) > os.getpriority(os.PRIO_PROCESS, server.process.pid)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         connection.request("GET", f"/v1/jobs/{first}/events")
         assert connection.getresponse().readline().startswith(b"data: {") and metric(server, "pointsman_http_connections") >= 2
@@ -294,7 +295,8 @@ def test_a_document_joins_a_memory_over_http_and_leaves_when_its_time_is_up(poin
         assert found[0]["document"] == "signal.h"
 
         # The text itself as the body, gone a second after it came.
-        short = server.ok("POST", "/v1/memories/headers/documents?name=short.h&tag=brief&ttl_s=1", text.replace("lever", "signal_arm").encode(), 202,
+        short = server.ok("POST", "/v1/memories/headers/documents?name=short.h&tag=brief&ttl_s=1",
+                          text.replace("lever", "signal_arm").encode(), 202,
                           headers={"Content-Type": "text/plain"})
         assert ended(server, short["id"])["status"] == "succeeded"
         deadline = time.monotonic() + 60
@@ -303,7 +305,8 @@ def test_a_document_joins_a_memory_over_http_and_leaves_when_its_time_is_up(poin
             time.sleep(0.1)
         assert server.ok("GET", "/v1/memories/headers/documents?tag=new")["data"] == [listed]
 
-        for body, code in (({"text": ""}, 400), ({"text": "x", "ttl_s": -1}, 400), ({"text": "x", "name": "a\nb"}, 400), ({"txt": "x"}, 400)):
+        for body, code in (({"text": ""}, 400), ({"text": "x", "ttl_s": -1}, 400),
+                           ({"text": "x", "name": "a\nb"}, 400), ({"txt": "x"}, 400)):
             assert server.ask("POST", "/v1/memories/headers/documents", body)[0] == code, body
         server.refused("POST", "/v1/memories/other/documents", {"text": "x"}, 404, "not_found")
     assert pointsman.json("verify", memory, schema="verify")["findings"] == []

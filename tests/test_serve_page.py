@@ -12,7 +12,7 @@ from chromium import Chromium
 
 from conftest import ROOT, SMALL_BUILD
 from test_report_page import contrast
-from test_serve import PROMPT, Server
+from serving import PROMPT, Server
 
 WEB = ROOT / "daemon/web"
 VIEWS = ("health", "memories/headers", "sessions", "jobs", "playground")
@@ -26,7 +26,8 @@ def hostile_memory(pointsman, model, corpus, off_domain, tmp_path_factory):
     for number, path in enumerate(sorted(corpus.rglob("*.h"))):
         shutil.copy(path, folder / f"{number:03} {HOSTILE}")
     out = tmp_path_factory.mktemp("hostile_memory") / "memory"
-    pointsman.json("build", "--model", model, "--corpus", folder, "--off-domain", off_domain, "--out", out, "--kind", "entries", *SMALL_BUILD)
+    pointsman.json("build", "--model", model, "--corpus", folder, "--off-domain", off_domain,
+                   "--out", out, "--kind", "entries", *SMALL_BUILD)
     return out
 
 
@@ -56,8 +57,10 @@ def visit(browser, server, view="health", width=1280, dark=False):
 
 
 READY = {
-    "health": "document.querySelectorAll('#view-health .tiles dd').length > 0 && document.querySelectorAll('#view-health [role=switch]').length === 2",
-    "memories": "[...document.querySelectorAll('#view-memories article section')].filter(s => s.querySelector('h4 ~ div table, h4 ~ div .soft, .empty')).length === 4",
+    "health": "document.querySelectorAll('#view-health .tiles dd').length > 0 && "
+              "document.querySelectorAll('#view-health [role=switch]').length === 2",
+    "memories": "[...document.querySelectorAll('#view-memories article section')]"
+                ".filter(s => s.querySelector('h4 ~ div table, h4 ~ div .soft, .empty')).length === 4",
     "sessions": "document.querySelectorAll('#view-sessions .empty, #view-sessions article').length > 0",
     "jobs": "document.querySelectorAll('#view-jobs .empty, #view-jobs article').length > 0",
     "playground": "document.querySelector('#view-playground select').value !== ''",
@@ -103,7 +106,8 @@ def get(server, path, headers=None):
 
 
 def test_the_files_come_from_the_binary_under_a_strict_policy(server):
-    types = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+    types = {".html": "text/html; charset=utf-8", ".css": "text/css; charset=utf-8",
+             ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
     files = [path for path in sorted(WEB.iterdir()) if path.suffix in types]
     assert len(files) > 10
     for path in files:
@@ -130,7 +134,8 @@ def test_no_file_names_another_machine_or_makes_markup_of_text():
         if path.suffix in (".html", ".css", ".js"):
             content = path.read_text()
             assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", content), path
-            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|localStorage|\bstyle=", content), path
+            assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|"
+                                 r"new Function|localStorage|\bstyle=", content), path
     html = (WEB / "index.html").read_text()
     assert not re.search(r"<style|\son\w+=|<script(?![^>]*\ssrc=)", html)
 
@@ -177,14 +182,19 @@ def test_headings_landmarks_and_names(browser, server):
         visit(browser, server, view)
         seen = "[...document.querySelectorAll('h1,h2,h3,h4')].filter(h => h.checkVisibility())"
         levels = browser.evaluate(f"{seen}.map(h => +h.tagName[1])")
-        assert levels[0] == 1 and levels.count(1) == 1 and all(after - before <= 1 for before, after in zip(levels, levels[1:])), (view, levels)
+        assert levels[0] == 1 and levels.count(1) == 1, (view, levels)
+        assert all(after - before <= 1 for before, after in zip(levels, levels[1:])), (view, levels)
         assert browser.evaluate("document.querySelectorAll('header, nav, main').length") == 3
-        assert browser.evaluate("[...document.querySelectorAll('nav a')].filter(a => a.getAttribute('aria-current') === 'page').length") == 1
-        nameless = browser.evaluate("""[...document.querySelectorAll('button, input, select, textarea, [role=button]')].filter(e => e.checkVisibility()
-            && !(e.textContent.trim() && e.tagName === 'BUTTON') && !e.labels?.length && !e.getAttribute('aria-label')).map(e => e.outerHTML)""")
+        assert browser.evaluate("[...document.querySelectorAll('nav a')]"
+                                ".filter(a => a.getAttribute('aria-current') === 'page').length") == 1
+        nameless = browser.evaluate("""[...document.querySelectorAll('button, input, select, textarea, [role=button]')]
+            .filter(e => e.checkVisibility() && !(e.textContent.trim() && e.tagName === 'BUTTON') && !e.labels?.length
+            && !e.getAttribute('aria-label')).map(e => e.outerHTML)""")
         assert nameless == [], view
-        assert browser.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.tHead && (!t.tBodies[0].rows.length || t.querySelector('th[scope=row]')))")
-        assert browser.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === document.querySelectorAll('[id]').length"), view
+        assert browser.evaluate("[...document.querySelectorAll('table')].every(t => t.caption && t.tHead && "
+                                "(!t.tBodies[0].rows.length || t.querySelector('th[scope=row]')))")
+        assert browser.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === "
+                                "document.querySelectorAll('[id]').length"), view
 
 
 def test_every_control_is_reached_with_the_tab_key(browser, server):
@@ -193,8 +203,10 @@ def test_every_control_is_reached_with_the_tab_key(browser, server):
         if view == "playground":
             answer_both(browser)
         # Disabled ones and the tokens that the arrow keys reach are no stops of their own.
-        expected = browser.evaluate("""(() => { let n = 0; return [...document.querySelectorAll('a, button, input, select, textarea, summary, [tabindex="0"]')]
-            .filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0).map(e => { e.dataset.stop = n; return String(n++); }); })()""")
+        expected = browser.evaluate("""(() => { let n = 0;
+            return [...document.querySelectorAll('a, button, input, select, textarea, summary, [tabindex="0"]')]
+            .filter(e => e.checkVisibility() && !e.disabled && e.tabIndex >= 0)
+            .map(e => { e.dataset.stop = n; return String(n++); }); })()""")
         assert len(expected) >= 7
         browser.evaluate("document.activeElement.blur(); getSelection().removeAllRanges(); scrollTo(0, 0)")
         reached = set()
@@ -205,7 +217,8 @@ def test_every_control_is_reached_with_the_tab_key(browser, server):
                 reached.add(stop)
                 assert browser.evaluate("""(() => { const style = getComputedStyle(document.activeElement);
                     return style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2; })()"""), "no focus ring"
-        missed = browser.evaluate(f"""[...document.querySelectorAll('[data-stop]')].filter(e => e.checkVisibility() && !{json.dumps(sorted(reached))}.includes(e.dataset.stop))
+        missed = browser.evaluate(f"""[...document.querySelectorAll('[data-stop]')]
+            .filter(e => e.checkVisibility() && !{json.dumps(sorted(reached))}.includes(e.dataset.stop))
             .map(e => e.outerHTML.slice(0, 120))""")
         assert missed == [], view
 
@@ -213,9 +226,12 @@ def test_every_control_is_reached_with_the_tab_key(browser, server):
 def test_health_draws_what_the_metrics_say(browser, server):
     visit(browser, server)
     server.ok("POST", "/v1/completions", {"prompt": PROMPT, "max_tokens": 16, "temperature": 0})
-    browser.wait_until("[...document.querySelectorAll('.chart path.line')].some(path => (path.getAttribute('d').match(/L/g) ?? []).length >= 1)", timeout=40)
-    browser.wait_until("[...document.querySelectorAll('.chart')].find(c => c.textContent.includes('Request latency')).querySelectorAll('path.line, circle').length >= 2", timeout=40)
-    tiles = browser.evaluate("Object.fromEntries([...document.querySelectorAll('.tiles div')].map(d => [d.querySelector('dt').textContent, d.querySelector('dd').textContent]))")
+    browser.wait_until("[...document.querySelectorAll('.chart path.line')].some("
+                       "path => (path.getAttribute('d').match(/L/g) ?? []).length >= 1)", timeout=40)
+    browser.wait_until("[...document.querySelectorAll('.chart')].find(c => c.textContent.includes('Request latency'))"
+                       ".querySelectorAll('path.line, circle').length >= 2", timeout=40)
+    tiles = browser.evaluate("Object.fromEntries([...document.querySelectorAll('.tiles div')]"
+                             ".map(d => [d.querySelector('dt').textContent, d.querySelector('dd').textContent]))")
     metrics = server.ask("GET", "/metrics")[2].decode()
     generated = float(re.search(r"^pointsman_engine_generated_tokens_total (\S+)", metrics, re.M).group(1))
     assert tiles["State"] == "ready" and int(tiles["Tokens generated"].replace(",", "")) == generated
@@ -230,9 +246,11 @@ def test_quantiles_and_labels_are_prometheus(browser, server):
     visit(browser, server)
     expression = """import('/web/metrics.js').then(m => {
       const before = m.parse('h_bucket{route="/a",le="1"} 0\\nh_bucket{route="/a",le="2"} 0\\nh_bucket{route="/a",le="+Inf"} 0\\n');
-      const after = m.parse('# HELP h x\\nh_bucket{route="/a",le="1"} 50\\nh_bucket{route="/a",le="2"} 90\\nh_bucket{route="/a",le="+Inf"} 100\\nplain 2.5e3\\nodd{x="a\\\\"b}\\\\\\\\",y="c"} +Inf\\n');
+      const after = m.parse('# HELP h x\\nh_bucket{route="/a",le="1"} 50\\nh_bucket{route="/a",le="2"} 90\\n' +
+        'h_bucket{route="/a",le="+Inf"} 100\\nplain 2.5e3\\nodd{x="a\\\\"b}\\\\\\\\",y="c"} +Inf\\n');
       return JSON.stringify([m.quantile(.5, before, after, 'h'), m.quantile(.7, null, after, 'h'), m.quantile(.99, null, after, 'h'),
-        m.quantile(.5, after, after, 'h'), m.sum(after, 'plain'), after.get('odd')[0].labels, m.sum(after, 'h_bucket', l => l.le === '1')]); })"""
+        m.quantile(.5, after, after, 'h'), m.sum(after, 'plain'), after.get('odd')[0].labels,
+        m.sum(after, 'h_bucket', l => l.le === '1')]); })"""
     result = browser.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)["result"]["value"]
     assert json.loads(result) == [1, 1.5, 2, None, 2500, {"x": 'a"b}\\', "y": "c"}, 50]
 
@@ -267,7 +285,8 @@ def test_switches_ask_first_and_act(browser, server):
 def test_a_memory_shows_its_verdict_and_sizes(browser, server):
     memory = server.ok("GET", "/v1/memories/headers")
     visit(browser, server, "memories/headers")
-    facts = browser.evaluate("Object.fromEntries([...document.querySelectorAll('#view-memories article .facts div')].map(d => [d.querySelector('dt').textContent, d.querySelector('dd').textContent]))")
+    facts = browser.evaluate("Object.fromEntries([...document.querySelectorAll('#view-memories article .facts div')]"
+                             ".map(d => [d.querySelector('dt').textContent, d.querySelector('dd').textContent]))")
     assert facts["Verdict"].startswith(memory["verdict"]["verdict"]) and facts["Rows"] == f"{memory['rows']:,}"
     assert facts["Generation"] == str(memory["generation"])
     assert f"{memory['verdict']['gain']:+.4f}".replace("-", "\u2212") in facts["Gain"]
@@ -301,7 +320,8 @@ def test_the_playground_answers_both_sides_and_explains_a_token(browser, server,
     visit(browser, server, "playground")
     answer_both(browser, prompt)
     body = {"prompt": prompt, "max_tokens": 12, "temperature": 0, "seed": 1}
-    expected = {memory: server.ok("POST", "/v1/completions", body | {"memory": memory, "explain": True})["choices"][0] for memory in (None, "headers")}
+    expected = {memory: server.ok("POST", "/v1/completions", body | {"memory": memory, "explain": True})["choices"][0]
+                for memory in (None, "headers")}
     # What the page shows, without the marks of line breaks.
     answers = browser.evaluate("""[...document.querySelectorAll('.pane .tokens')].map(t => { const copy = t.cloneNode(true);
         copy.querySelectorAll('.break').forEach(b => b.remove()); return copy.textContent.replaceAll('\u25e6', ''); })""")
@@ -324,10 +344,12 @@ def test_the_playground_answers_both_sides_and_explains_a_token(browser, server,
     layer = explained[opened]["layers"][0]
     nearest = layer["neighbours"][0]
     assert f"Token {opened + 1}:" in shown and f"{nearest['document']}:{nearest['position']}" in shown and nearest["excerpt"] in shown
-    experts = browser.evaluate("[...document.querySelectorAll('.explanation .layer')].map(l => [...l.querySelectorAll('summary .expert')].map(e => +e.textContent))")
+    experts = browser.evaluate("[...document.querySelectorAll('.explanation .layer')]"
+                               ".map(l => [...l.querySelectorAll('summary .expert')].map(e => +e.textContent))")
     assert experts == [layer["experts_before"] + layer["experts_after"] for layer in explained[opened]["layers"]]
     changed = sum(bool(set(layer["experts_after"]) - set(layer["experts_before"])) for layer in explained[opened]["layers"])
-    assert browser.evaluate("[...document.querySelectorAll('.explanation .layer')].filter(l => l.querySelector('ins') && l.querySelector('del')).length") == changed
+    assert browser.evaluate("[...document.querySelectorAll('.explanation .layer')]"
+                            ".filter(l => l.querySelector('ins') && l.querySelector('del')).length") == changed
     assert browser.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
     assert browser.evaluate("document.querySelectorAll('#token-table tbody tr').length") == tokens
     assert complaints(browser) == []
@@ -347,12 +369,14 @@ def test_a_documents_name_stays_text(browser, server, corpus):
     browser.evaluate("(() => { const select = document.querySelector('#view-playground select'); select.value = 'hostile'; })()")
     answer_both(browser, sorted(corpus.rglob("*.h"))[3].read_text()[:150])
     browser.evaluate("document.querySelectorAll('.tokens .token').forEach(t => t.click())")
-    named = browser.evaluate("[...document.querySelectorAll('.tokens .token')].some(t => { t.click(); return document.querySelector('.explanation').textContent.includes('<script>'); })")
+    named = browser.evaluate("[...document.querySelectorAll('.tokens .token')].some(t => { t.click(); "
+                             "return document.querySelector('.explanation').textContent.includes('<script>'); })")
     assert named
     assert browser.evaluate("document.querySelectorAll('main script, main img').length") == 0
     assert "owned" not in browser.evaluate("document.title")
     # What the scripts wrote cannot become markup even by mistake: the browser refuses it.
-    refused = browser.evaluate("(() => { try { document.body.innerHTML = '<b>x</b>'; return 'written'; } catch (error) { return error.name; } })()")
+    refused = browser.evaluate("(() => { try { document.body.innerHTML = '<b>x</b>'; return 'written'; } "
+                               "catch (error) { return error.name; } })()")
     assert refused == "TypeError"
 
 
@@ -369,13 +393,15 @@ def test_what_this_server_does_not_have_is_said_quietly(browser, server):
 def test_a_server_with_keys_asks_for_one_and_keeps_it_in_the_tab(browser, pointsman, model, built_memory, tmp_path):
     keys = tmp_path / "keys"
     reader = pointsman.json("keys", "new", "--keys", keys, "--name", "reader")["key"]
-    running = Server(pointsman, "--model", model, "--memory", f"headers={built_memory}", "--threads", "1", "--allow-rejected", "--keys", keys)
+    running = Server(pointsman, "--model", model, "--memory", f"headers={built_memory}", "--threads", "1",
+                     "--allow-rejected", "--keys", keys)
     try:
         browser.open("about:blank", 1280)
         browser.open(f"http://127.0.0.1:{running.port}/", 1280)
         browser.wait_until("!!document.querySelector('dialog[open] input[type=password]')")
         browser.evaluate("document.querySelector('#api-key').value = 'pm-wrong'; document.querySelector('dialog button.primary').click()")
-        browser.wait_until("!!document.querySelector('dialog[open] input[type=password]') && document.querySelector('#api-key').value === ''")
+        browser.wait_until("!!document.querySelector('dialog[open] input[type=password]') && "
+                           "document.querySelector('#api-key').value === ''")
         browser.evaluate("document.querySelector('#api-key').focus()")
         browser.type(reader)
         browser.press("Enter")

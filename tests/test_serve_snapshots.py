@@ -15,7 +15,7 @@ import threading
 import pytest
 
 from conftest import SMALL_BUILD
-from test_serve import PROMPT, Server
+from serving import PROMPT, Server
 
 SNAPSHOTS = "/v1/memories/headers/snapshots"
 
@@ -262,7 +262,8 @@ def test_keys_see_their_own_memories_snapshots_and_do_what_they_may(pointsman, m
     keys = tmp_path / "keys"
 
     def key(name, access, *more):
-        return {"Authorization": "Bearer " + pointsman.json("keys", "new", "--keys", keys, "--name", name, "--access", access, *more)["key"]}
+        return {"Authorization": "Bearer " + pointsman.json("keys", "new", "--keys", keys, "--name", name,
+                                                            "--access", access, *more)["key"]}
 
     reader, writer, admin = (key(a, a) for a in ("read-only", "read-write", "admin"))
     confined = key("confined", "admin", "--memories", "theirs")

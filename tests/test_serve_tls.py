@@ -13,7 +13,7 @@ import time
 import pytest
 
 from conftest import fails
-from test_serve import Server
+from serving import Server
 
 
 def certificate(folder, name):
