@@ -1,9 +1,7 @@
 """A headless Chromium driven over the DevTools protocol through a pair of pipes: no port, no other package."""
 
-import base64
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import tempfile
@@ -98,13 +96,6 @@ class Chromium:
     def type(self, text):
         """Writes into what has the focus."""
         self.call("Input.insertText", text=text)
-
-    def screenshot(self, path):
-        """The whole page as PNG."""
-        size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-        data = self.call("Page.captureScreenshot", captureBeyondViewport=True, clip=clip)["data"]
-        pathlib.Path(path).write_bytes(base64.b64decode(data))
 
     def close(self):
         self.process.terminate()
