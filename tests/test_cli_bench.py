@@ -99,7 +99,8 @@ SMALL_HOSTS = ("bench", "hosts", "--shape", "small", "--entries", "500", "--roun
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is not installed: tools/setup bench")
 def test_bench_hosts_measures_each_host_with_and_without(pointsman):
-    document = pointsman.json(*SMALL_HOSTS, "--batch", "1,2", "--prompt-tokens", "8", "--python", sys.executable, "--scripts", ROOT / "tools" / "bench", schema="bench_hosts")
+    document = pointsman.json(*SMALL_HOSTS, "--batch", "1,2", "--prompt-tokens", "8",
+                              "--python", sys.executable, "--scripts", ROOT / "tools" / "bench", schema="bench_hosts")
     runs = {(run["host"], run["phase"], run["batch"]): run for run in document["runs"]}
     assert set(runs) == {("runtime", "decode", 1)} | {("transformers", phase, batch) for phase in ("decode", "prefill") for batch in (1, 2)}
     for run in runs.values():

@@ -143,7 +143,8 @@ def test_bench_scan_reports_every_kernel_of_this_machine(pointsman):
 
 
 def test_bench_rewire_times_both_sides(pointsman):
-    document = pointsman.json("bench", "rewire", "--model", ROOT / "models/reference", "--max-tokens", "8", "--prompt-tokens", "16", "--runs",
+    document = pointsman.json("bench", "rewire", "--model", ROOT / "models/reference", "--max-tokens", "8",
+                              "--prompt-tokens", "16", "--runs",
                               "2", "--threads", "1", schema="bench_rewire")
     assert 0.2 < document["ratio"] < 20 and document["runs"] == 2
     assert document["plain_prompt_s"] < document["plain_s"] and document["rewired_prompt_s"] < document["rewired_s"]

@@ -58,7 +58,8 @@ def test_keyboard_and_screen_reader_find_their_way(browser, page):
     plots = browser.evaluate("""[...document.querySelectorAll('figure > svg')].map(s => s.getAttribute('role') + ':' +
         s.getAttribute('aria-labelledby').split(' ').map(i => document.getElementById(i).textContent.length > 10))""")
     assert len(plots) >= 5 and set(plots) == {"img:true,true"}, plots
-    assert browser.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === document.querySelectorAll('[id]').length")
+    assert browser.evaluate("new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size === "
+                            "document.querySelectorAll('[id]').length")
     assert browser.evaluate("[...document.querySelectorAll('nav a')].every(a => document.querySelector(a.getAttribute('href')))")
 
 

@@ -40,8 +40,10 @@ WRITTEN = [
     "a\U00011935\U00011930b \u32ff \u0c3c\u0301 \U00010d24\u0328", "㍿ ﷺ ｆｕｌｌ ｗｉｄｔｈ ™ ℌ ⅓", "\ud7a3\u1100\u1161\u11a8\uac00\u11a8",
 ]
 INVALID = [b"\x80", b"a\xffb", b"\xc3", b"\xe2\x82", b"\xe2\x82x", b"\xf0\x9f\x98", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf4\x90\x80\x80",
-           b"\xf0\x80\x80\x80", b"\xe0\x80\xaf", b"\xf8\x88\x80\x80\x80", b"ok \xf0\x9f\x98\x80 \xe9 end", b"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"]
-PIECES = ["<|endoftext|>", "word", "<mask>", "<lr>", " ", "  ", "\n", "\t", "the", " the", "'s", "'LL", "12", "é", "e\u0301", "\u0300\u0323",
+           b"\xf0\x80\x80\x80", b"\xe0\x80\xaf", b"\xf8\x88\x80\x80\x80", b"ok \xf0\x9f\x98\x80 \xe9 end",
+           b"\xe1\x80\xe2\xf0\x91\x92\xf1\xbf\x41"]
+PIECES = ["<|endoftext|>", "word", "<mask>", "<lr>", " ", "  ", "\n", "\t", "the", " the", "'s", "'LL", "12", "é",
+          "e\u0301", "\u0300\u0323",
           "你", "👍🏽", "\u200d", "\u00a0", "\u180e", "_", "--", "X", "ß", "\r\n", "café", "\u1c89", "\U00016130", "\U0002ebf0"]
 
 

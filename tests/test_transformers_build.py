@@ -64,7 +64,8 @@ def test_the_memory_is_the_one_that_our_runtime_builds(kind, pointsman, model, c
 def test_a_memory_of_every_family_acts_in_its_model(family, pointsman, corpus, off_domain, tmp_path):
     name, folder = family
     fails(pointsman("build", "--model", folder, "--corpus", corpus, "--out", tmp_path / "no"), 1, f"'model_type' is {name}", "'olmoe' is")
-    report = build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED, size=(*WHOLE_TEST, "--preset", "fast"))
+    report = build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED,
+                   size=(*WHOLE_TEST, "--preset", "fast"))
     memory = Memory.open(tmp_path / "memory", allow_rejected=True)
     stored = memory.manifest["fingerprint"]
     assert stored["architecture"] == name and fingerprint.of_files(folder).items() <= stored.items()

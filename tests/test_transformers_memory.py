@@ -153,7 +153,8 @@ def test_gain_equals_the_runtimes(pointsman, hosted, model, opened, built_memory
 
 
 def rewired_gain(rerouter, plain, windows):
-    """Against `plain` without vectors. Learned from the first half of each window, scored on the second, as the variants `rewiring` and `memory+rewiring`."""
+    """Against `plain` without vectors. Learned from the first half of each window, scored on the second, as the variants
+    `rewiring` and `memory+rewiring`."""
     totals, count, kept = [0.0, 0.0], 0, 0
     for inputs, targets in windows:
         half = len(inputs) // 2
@@ -171,8 +172,10 @@ def rewired_gain(rerouter, plain, windows):
 
 
 @pytest.mark.parametrize("options", [{}, {"rule": "adam", "steps": 5, "rate": 0.05, "layers": "last:1", "guard": True},
-                                     {"rule": "evidence", "steps": 3, "layers": "soft-least"}], ids=lambda options: options.get("rule", "default"))
-def test_online_rerouting_gains_what_the_runtime_gains(options, pointsman, hosted, model, opened, built_memory, corpus, off_domain, tmp_path):
+                                     {"rule": "evidence", "steps": 3, "layers": "soft-least"}],
+                         ids=lambda options: options.get("rule", "default"))
+def test_online_rerouting_gains_what_the_runtime_gains(options, pointsman, hosted, model, opened, built_memory, corpus,
+                                                       off_domain, tmp_path):
     import tokenizers
 
     from pointsman.transformers.bindings import FROZEN
@@ -182,7 +185,8 @@ def test_online_rerouting_gains_what_the_runtime_gains(options, pointsman, hoste
     texts = ends_of_files(corpus, tmp_path / "texts", 250)
     flags = {"rule": "rule", "steps": "steps", "rate": "lr", "layers": "layers"}
     arguments = [text for name, flag in flags.items() if name in options for text in (f"--rewire-{flag}", options[name])]
-    report = pointsman.json("eval", "--model", model, "--memory", built_memory, "--test-corpus", texts, "--off-domain", off_domain, "--threads",
+    report = pointsman.json("eval", "--model", model, "--memory", built_memory, "--test-corpus", texts,
+                            "--off-domain", off_domain, "--threads",
                             "1", "--variants", "frozen,rewiring,memory+rewiring", *arguments,
                             *(["--rewire-guard", "0"] if "guard" in options else []))
     ours = {variant["name"]: variant["gain"] for variant in report["variants"]}
@@ -229,7 +233,8 @@ def test_engines_agree_on_padding_bindings_sessions_and_gradients(model, opened,
 def test_the_example_runs(model, built_memory, corpus):
     """examples/transformers_host.py, as a user starts it."""
     text = sorted(corpus.rglob("*.h"))[0]
-    done = subprocess.run([sys.executable, ROOT / "examples/transformers_host.py", model, built_memory, text], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, ROOT / "examples/transformers_host.py", model, built_memory, text],
+                          capture_output=True, text=True,
                           timeout=280, env=os.environ | {"PYTHONPATH": str(ROOT / "build/release/python"), "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     values = {line[:15].strip(): float(line[16:22]) for line in done.stdout.splitlines() if not line.startswith("{")}

@@ -14,7 +14,8 @@ STUDY = ROOT / "tools/study/verdict_truth"
 @pytest.fixture(scope="module")
 def runs(pointsman, tmp_path_factory):
     work = tmp_path_factory.mktemp("study") / "work"
-    done = subprocess.run([sys.executable, str(STUDY), "--seeds", "1", "--off-domain-pieces", "90", "--work", str(work)], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, str(STUDY), "--seeds", "1", "--off-domain-pieces", "90",
+                           "--work", str(work)], capture_output=True, text=True,
                           env=pointsman.environment())
     assert (work / "runs.json").exists(), done.stdout + done.stderr
     return {run["case"]: run for run in json.loads((work / "runs.json").read_text())}

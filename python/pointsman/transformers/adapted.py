@@ -250,7 +250,8 @@ class Adapted:
         if all(binding.is_frozen for binding in step.bindings):
             return logits.clone()
         if hidden.shape[0] != step.real.shape[0]:
-            raise Error(f"layer {layer}: the router was called with {hidden.shape[0]} rows, the pass has {step.real.shape[0]}; parallel plans "
+            raise Error(f"layer {layer}: the router was called with {hidden.shape[0]} rows, "
+                        f"the pass has {step.real.shape[0]}; parallel plans "
                         "that split a batch are not supported")
         return self.engine.route(step, layer, hidden, logits)
 

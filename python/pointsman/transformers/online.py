@@ -156,8 +156,8 @@ class Rerouter:
         self._scales = self._step_scales(confidence, inputs.shape[0])
         self._steered = [layer for i, layer in enumerate(self.layers) if self._scales[:, i].max() > 0]
         device = inputs.device
-        self._start = {layer: (start or {}).get(layer, torch.zeros(inputs.shape[0], self.experts[layer])).detach().clone().float().to(device)
-                       for layer in self.layers}
+        none = {layer: torch.zeros(inputs.shape[0], self.experts[layer]) for layer in self.layers}
+        self._start = {layer: (start or {}).get(layer, none[layer]).detach().clone().float().to(device) for layer in self.layers}
         return self._fit_guarded(weights) if self.options.guard else self._fit(weights)
 
     def mean_retrieved(self, inputs: Tensor, weights: Tensor, mask: Optional[Tensor] = None) -> Vectors:
@@ -255,7 +255,8 @@ class Rerouter:
             if options.rule == "adam":
                 moved = adam.step(previous, sums)
             else:
-                rate = options.rate * (_agreement(gradients, weights, steered) if options.rule == "agreement" else weights.new_ones(batch, 1))
+                agreed = options.rule == "agreement"
+                rate = options.rate * (_agreement(gradients, weights, steered) if agreed else weights.new_ones(batch, 1))
                 moved = [old - rate * total / _spread(gradient) for old, total, gradient in zip(previous, sums, gradients)]
             scales = [self._scales[:, self.layers.index(layer), None] * (1 - done) for layer in self._steered]
             current = [old + scale * (new - old) for old, new, scale in zip(previous, moved, scales)]

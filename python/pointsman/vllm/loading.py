@@ -74,11 +74,13 @@ def check_layers(gates: dict[int, tuple[int, int]], name: str, memory: Any, laye
     missing = [layer for layer in layers if layer not in gates]
     if missing:
         raise RuntimeError(f"pointsman: memory {name!r} has layers whose router is out of reach in {model}: "
-                           f"{', '.join(map(str, missing))} (found: {', '.join(map(str, sorted(gates))) or 'none'}). Serve this model without "
+                           f"{', '.join(map(str, missing))} (found: {', '.join(map(str, sorted(gates))) or 'none'}). "
+                           "Serve this model without "
                            "a memory, or with vLLM's own implementation of it instead of --model-impl transformers")
     for layer in layers:
         if gates[layer] != (memory.hidden_size, memory.experts):
-            raise RuntimeError(f"pointsman: memory {name!r} is for {memory.hidden_size} hidden units and {memory.experts} experts, layer {layer} "
+            raise RuntimeError(f"pointsman: memory {name!r} is for {memory.hidden_size} hidden units "
+                               f"and {memory.experts} experts, layer {layer} "
                                f"of {model} has {gates[layer][0]} and {gates[layer][1]}: build a memory for this model")
 
 
@@ -106,7 +108,8 @@ def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[
     wrong = [f"{field} is {found[field]}, the memory has {wanted[field]}"
              for field in ("architecture", "config_sha256", "router_sha256", "tokenizer_sha256") if found and found[field] != wanted[field]]
     if wrong:
-        raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: {'; '.join(wrong)}; name a memory that "
+        raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: "
+                           f"{'; '.join(wrong)}; name a memory that "
                            "was built for this model, or `pointsman rebuild --model` this one")
 
 

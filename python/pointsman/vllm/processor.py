@@ -28,7 +28,8 @@ class RequestCheck(*bases):  # type: ignore[misc]
         if not asked:
             return
         if Settings.from_environment().resolve(asked) is not None and "memory" in asked and is_off():
-            raise ValueError("memory: it was turned off by an error, which the server's log has; ask without a memory, or restart the server")
+            raise ValueError("memory: it was turned off by an error, which the server's log has; "
+                             "ask without a memory, or restart the server")
 
     def __init__(self, *_: Any) -> None:
         pass

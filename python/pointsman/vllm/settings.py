@@ -113,7 +113,8 @@ class Settings:
             try:
                 self.digests[directory] = digest_of(json.loads(path.read_text(encoding="utf-8")))
             except (OSError, ValueError) as error:
-                raise ValueError(f"memory {name!r}: {path} cannot be read ({error}): name a directory that `pointsman build` wrote") from error
+                raise ValueError(f"memory {name!r}: {path} cannot be read ({error}): "
+                                 "name a directory that `pointsman build` wrote") from error
 
     def share_off_switch(self) -> None:
         """One path for all processes of this engine: the first makes it, the others inherit it."""
@@ -163,7 +164,8 @@ class Settings:
         except OSError:
             raise ValueError(f"session {name!r} is not known here") from None
         except Exception as error:
-            raise ValueError(f"session {name!r} cannot be read ({error}): its file must hold arrays named layer.N, one number an expert") from error
+            raise ValueError(f"session {name!r} cannot be read ({error}): "
+                             "its file must hold arrays named layer.N, one number an expert") from error
         return content
 
 

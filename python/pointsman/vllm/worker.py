@@ -161,7 +161,8 @@ class Step:
             if layer not in self._layers:
                 return
             if hidden.dim() != 2 or len(hidden) < self._rows or len(logits) < self._rows:
-                raise RuntimeError(f"layer {layer}: the router was given {tuple(hidden.shape)} for a step of {self._rows} rows: the pass is "
+                raise RuntimeError(f"layer {layer}: the router was given {tuple(hidden.shape)} "
+                                   f"for a step of {self._rows} rows: the pass is "
                                    "split (micro-batches, sequence parallelism), which is not supported")
             read, written = hidden[:self._rows].cpu().contiguous(), logits[:self._rows]
             dense = written.cpu().contiguous()
