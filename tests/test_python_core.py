@@ -1,5 +1,7 @@
 """The Python package's core, as built by CMake: its routing has the bits of C++, its errors name what is wrong."""
 
+import functools
+import importlib
 import inspect
 import json
 import os
@@ -389,6 +391,19 @@ def test_the_fingerprint_is_that_of_the_command(built_memory, model):
     assert broken.code == "not_found" and "config.json" in str(broken)
 
 
+def public_things(module):
+    """Classes and functions that a module offers, and the classes' public members that it wrote itself."""
+    for name in getattr(module, "__all__", None) or [name for name, thing in vars(module).items() if not name.startswith("_")]:
+        thing = getattr(module, name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)) or not thing.__module__.startswith("pointsman"):
+            continue
+        yield name, thing
+        for inner, member in vars(thing).items() if inspect.isclass(thing) else ():
+            member = getattr(member, "__func__", member)  # of class methods
+            if not inner.startswith("_") and (inspect.isfunction(member) or isinstance(member, (property, functools.cached_property))):
+                yield f"{name}.{inner}", member
+
+
 def test_every_public_thing_is_typed_and_documented():
     core = inspect.getsource(sys.modules["pointsman.memory"]) + inspect.getsource(sys.modules["pointsman.router"])
     assert "# type: ignore" not in core
@@ -398,6 +413,13 @@ def test_every_public_thing_is_typed_and_documented():
                 continue
             hints = inspect.signature(member)
             assert hints.return_annotation is not inspect.Signature.empty, (owner, name)
+    for module in ("pointsman", "pointsman.torch_routing", "pointsman.transformers", "pointsman.transformers.online"):
+        for name, thing in public_things(importlib.import_module(module)):
+            assert inspect.getdoc(thing) and thing.__doc__ != object.__doc__, f"{module}: {name} is not documented"
+            if inspect.isfunction(thing):
+                untyped = [each.name for each in inspect.signature(thing).parameters.values()
+                           if each.annotation is inspect.Parameter.empty and each.name not in ("self", "cls")]
+                assert not untyped and inspect.signature(thing).return_annotation is not inspect.Signature.empty, (module, name, untyped)
     stub = (ROOT / "python/pointsman/_core.pyi").read_text()
     for owner in (pointsman._core.Memory, pointsman._core.Router, pointsman._core.Step, pointsman._core.Session):
         for name in vars(owner):

@@ -213,7 +213,7 @@ def check(model: nn.Module, memory: Any, checkpoint: Optional[Path] = None) -> N
              for name in REFUSED if name in mine and mine[name] != wanted[name]]
     if wrong:
         raise MismatchError(f"{type(model).__name__} is not the model that the memory was built for: {'; '.join(wrong)}; attach a memory "
-                            "that was built for this model, or rebuild it with `pointsman rebuild --model`")
+                            "that was built for this model, or build one with `pointsman build --model`")
 
 
 # -- the tokenizer (models/tokenizer/tokenizer.h, CanonicalText) ----------------------------------------------------------

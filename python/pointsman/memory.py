@@ -55,6 +55,7 @@ class Memory:
 
     @property
     def path(self) -> str:
+        """The directory that it was opened from."""
         return self._core.path
 
     @cached_property
@@ -94,10 +95,12 @@ class Memory:
 
     @property
     def hidden_size(self) -> int:
+        """H: width of the router's input."""
         return self._info["hidden_size"]
 
     @property
     def experts(self) -> int:
+        """E: experts of a layer."""
         return self._info["experts"]
 
     def check_fingerprint(self, fingerprint: Mapping[str, str]) -> str:

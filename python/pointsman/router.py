@@ -104,9 +104,11 @@ class Router:
         return self._core.add_slot(core, _session(session), strength, shadow or self._shadow)
 
     def release_slot(self, slot: int) -> None:
+        """Ends a sequence; twice is once."""
         self._core.release_slot(slot)
 
     def set_strength(self, slot: int, strength: float) -> None:
+        """Of a live sequence, from the next step on; 0..1 as in add_slot."""
         self._core.set_strength(slot, strength)
 
     def set_session(self, slot: int, session: Optional[Mapping[int, Any]]) -> None:

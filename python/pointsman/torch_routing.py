@@ -95,6 +95,7 @@ class TorchLayer:
 
     @property
     def experts(self) -> int:
+        """E."""
         return self.values.shape[1]
 
 
@@ -113,6 +114,7 @@ class TorchGate:
 
     @classmethod
     def from_tables(cls, gate: Any, device: torch.device | str = "cpu") -> "TorchGate":
+        """From Memory.gate, or a mapping of the same names; what is absent has the format's default."""
         pairs = np.asarray(_read(gate, "pairs", ()), dtype=np.uint64).astype(np.int64)
         is_common = np.asarray(_read(gate, "is_common", ()), dtype=bool)
         numbers = {name: float(np.float32(_read(gate, name, default))) for name, default in (
@@ -277,6 +279,7 @@ def blend(layer: TorchLayer, hidden: Tensor, logits: Tensor, weight: Tensor, tok
 
 
 def route_rows(layer: TorchLayer, hidden: Tensor, logits: Tensor, weight: Tensor, token: Optional[Tensor]) -> Routed:
+    """search() and blend(): what a layer's memory makes of the rows hidden [T, H] and logits [T, E]."""
     similarity, neighbours = search(layer, hidden)
     return blend(layer, hidden, logits, weight, token, similarity, neighbours)
 
@@ -371,6 +374,7 @@ class TorchRouter:
 
     def add_slot(self, memory: Any = None, *, session: Optional[Mapping[int, Any]] = None, strength: float = 1.0,
                  shadow: bool = False) -> int:
+        """As Router.add_slot. ValueError where all slots are in use."""
         free = next((slot for slot in range(1, self.max_slots + 1) if slot not in self._slots), None)
         if free is None:
             raise ValueError(f"{self.max_slots} slots are in use; release one or make the router with max_slots=")
@@ -395,12 +399,14 @@ class TorchRouter:
         return self._uploads[memory]
 
     def release_slot(self, slot: int) -> None:
+        """Ends a sequence; its tables stay on the device for the next one."""
         if self._slots.pop(slot, None) is not None:
             self._memory_of[slot], self._has_session[slot], self._strength[slot] = 0, False, 0.0
             for has in self._session_layers.values():
                 has[slot] = False
 
     def set_strength(self, slot: int, strength: float) -> None:
+        """0..1, of the memory's change; NaN is 0."""
         self._strength[slot] = min(1.0, max(0.0, strength)) if strength == strength else 0.0
 
     def set_session(self, slot: int, session: Optional[Mapping[int, Any]]) -> None:

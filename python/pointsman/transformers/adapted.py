@@ -240,6 +240,7 @@ class Adapted:
 
     @torch.no_grad()
     def compute(self, layer: int, hidden: Tensor, logits: Tensor) -> Tensor:
+        """What route() does outside of graphs: the memory's and the sessions' changes, by the engine, under this thread's step."""
         step = getattr(self._local, "step", None)
         if step is OFF:
             return logits.clone()

@@ -20,9 +20,11 @@ class Session:
 
     @property
     def vectors(self) -> Mapping[int, Tensor]:
+        """Layer -> [E]; not to be changed in place."""
         return self._vectors
 
     def replace(self, vectors: Mapping[int, Any]) -> None:
+        """Layer -> [E], copied; layers that are not named have none from then on."""
         self._vectors = {int(layer): torch.as_tensor(vector, dtype=torch.float32).detach().clone().cpu()
                          for layer, vector in vectors.items()}
 
@@ -42,6 +44,7 @@ class Binding:
 
     @property
     def is_frozen(self) -> bool:
+        """Neither memory nor session: nothing acts."""
         return self.memory is None and self.session is None
 
 

@@ -53,19 +53,24 @@ class ReroutingOptions:
 
     @property
     def which(self) -> str:
+        """The choice without its count: all, last, most-confident or least-confident."""
         return {"soft-most": "most-confident", "soft-least": "least-confident"}.get(self.layers, self.layers.partition(":")[0])
 
     @property
     def count(self) -> int:
+        """Layers to adapt; 0: no count was given."""
         return int(self.layers.partition(":")[2] or 0)
 
     @property
     def soft(self) -> bool:
+        """Every layer is adapted, its step scaled by its confidence."""
         return self.layers.startswith("soft-")
 
 
 @dataclass
 class Rerouted:
+    """What a batch of contexts was taught, each alone."""
+
     vectors: Vectors
     before: list[float]  # [B] nats per token, with the start vectors; empty without a step
     kept: list[bool]  # [B] False where the guard fell back to the start
@@ -74,6 +79,8 @@ class Rerouted:
 
 @dataclass
 class Fed:
+    """What one text taught a session: nats per token before and after, and whether the guard let it stay."""
+
     loss_before: float
     loss_after: float
     kept: bool

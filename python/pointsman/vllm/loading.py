@@ -109,8 +109,8 @@ def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[
              for field in ("architecture", "config_sha256", "router_sha256", "tokenizer_sha256") if found and found[field] != wanted[field]]
     if wrong:
         raise RuntimeError(f"pointsman: {model} is not the model that memory {memory!r} was built for: "
-                           f"{'; '.join(wrong)}; name a memory that "
-                           "was built for this model, or `pointsman rebuild --model` this one")
+                           f"{'; '.join(wrong)}; name a memory that was built for this model, or build one with "
+                           "`pointsman build --model`")
 
 
 def loses_its_output_layer(model: torch.nn.Module, config: Any) -> bool:
