@@ -65,17 +65,20 @@ class HostedModel::Channel {
     return Receive();
   }
 
-  // Losses [B, T]; undefined after a failure. `keep`: the pass stays differentiable there, as number `pass`.
+  // Losses [B, T]; undefined after a failure, and where `targets` are undefined. `keep`: the pass stays differentiable
+  // there, as number `pass`.
   at::Tensor Run(uint64_t pass, const at::Tensor& ids, const at::Tensor& targets, RoutingHook* hook, bool keep,
                  const MoeConfig& config, std::vector<Routed>* layers) {
     const std::scoped_lock lock(mutex_);
     const int64_t rows = ids.numel();
+    std::vector<at::Tensor> asked{ids};
+    if (targets.defined()) asked.push_back(targets);
     if (!Send({{{"ask", "losses"},
                 {"pass", pass},
                 {"hook", hook != nullptr},
                 {"keep", keep},
                 {"forget", TakeForgotten()}},
-               {ids, targets}})) {
+               std::move(asked)})) {
       return {};
     }
     for (;;) {
@@ -83,6 +86,7 @@ class HostedModel::Channel {
       if (!message.ok()) return {};
       HostMessage& told = message.value();
       if (TextOf(told.head, "say") == "losses") {
+        if (!targets.defined()) return told.arrays.empty() ? at::Tensor() : Broken();
         if (!HasShape(told, {ids.sizes().vec()})) return Broken();
         return told.arrays[0];
       }
@@ -218,7 +222,7 @@ Status HostedModel::status() const { return channel_->status(); }
 
 at::Tensor HostedModel::Losses(const at::Tensor& ids, const at::Tensor& targets, RoutingHook* hook,
                                const std::vector<uint32_t>& slots) const {
-  const bool keep = hook != nullptr && at::GradMode::is_enabled();
+  const bool keep = hook != nullptr && targets.defined() && at::GradMode::is_enabled();
   if (hook) {
     StepInfo step = DescribeStep(ids, slots, /*past=*/0);
     step.layer_numbers = layer_numbers_;
@@ -227,6 +231,7 @@ at::Tensor HostedModel::Losses(const at::Tensor& ids, const at::Tensor& targets,
   const uint64_t pass = channel_->NewPass();
   std::vector<Routed> layers;
   at::Tensor losses = channel_->Run(pass, ids, targets, hook, keep, config_, keep ? &layers : nullptr);
+  if (!targets.defined()) return {};
   if (!losses.defined()) return NoLosses(ids);
   if (!keep) return losses;
   variable_list changed;
@@ -238,7 +243,7 @@ at::Tensor HostedModel::Losses(const at::Tensor& ids, const at::Tensor& targets,
   return losses;
 }
 
-Status HostedModel::ReadHello(const HostOptions& options) {
+Status HostedModel::ReadHello(const std::filesystem::path& directory, const HostOptions& options) {
   const Result<HostMessage> hello = channel_->Hello();
   if (!hello.ok()) {
     if (hello.error().code == ErrorCode::kUnsupported) return hello.error();  // said by the host, with its remedy
@@ -268,34 +273,34 @@ Status HostedModel::ReadHello(const HostOptions& options) {
   fingerprint_.dtype = TextOf(head, "dtype");
   if (config_.vocab_size < 1 || config_.hidden_size < 1 || config_.num_layers < 1 || config_.num_experts < 1 ||
       config_.experts_per_token < 1 || config_.max_positions < 1) {
-    return Error{ErrorCode::kUnsupported,
-                 options.model.string() + ": the host tells no sizes of this model; " + kRemedy};
+    return Error{ErrorCode::kUnsupported, directory.string() + ": the host tells no sizes of this model; " + kRemedy};
   }
   return {};
 }
 
-Result<std::unique_ptr<HostedModel>> HostedModel::Start(const HostOptions& options) {
+Result<std::unique_ptr<HostedModel>> HostedModel::Start(const std::filesystem::path& directory,
+                                                        const HostOptions& options, int threads) {
   std::unique_ptr<HostedModel> model(new HostedModel());
-  POINTSMAN_TRY(model->tokenizer_, Tokenizer::Load(options.model / "tokenizer.json"));
+  POINTSMAN_TRY(model->tokenizer_, Tokenizer::Load(directory / "tokenizer.json"));
   const char* path = std::getenv("PYTHONPATH");
   std::vector<std::string> environment;
   if (!options.package.empty()) {
     environment.push_back("PYTHONPATH=" + options.package + (path && *path ? std::string(":") + path : ""));
   }
-  Result<std::unique_ptr<HostProcess>> process = HostProcess::Start(
-      {options.python, "-m", "pointsman.transformers.host", "--model", options.model.string(), "--dtype", options.dtype,
-       "--device", options.device, "--threads", std::to_string(options.threads)},
-      environment);
+  Result<std::unique_ptr<HostProcess>> process =
+      HostProcess::Start({options.python, "-m", "pointsman.transformers.host", "--model", directory.string(), "--dtype",
+                          options.dtype, "--device", options.device, "--threads", std::to_string(threads)},
+                         environment);
   if (!process.ok()) return Error{process.error().code, process.error().message + "; " + kRemedy};
   model->channel_ = std::make_shared<Channel>(std::move(process).value());
-  POINTSMAN_CHECK_OK(model->ReadHello(options));
+  POINTSMAN_CHECK_OK(model->ReadHello(directory, options));
   const MoeConfig& config = model->config_;
-  POINTSMAN_CHECK_OK(CheckVocabulary(config, *model->tokenizer_, options.model));
+  POINTSMAN_CHECK_OK(CheckVocabulary(config, *model->tokenizer_, directory));
   model->fingerprint_.tokenizer_sha256 = Sha256Hex(model->tokenizer_->CanonicalText());
   if (config.model_type == "olmoe") {
     // Of the files, as the runtime has it, the digest of the experts included: the memory serves in both.
-    POINTSMAN_TRY(const MoeConfig files_config, LoadConfig(options.model));
-    POINTSMAN_TRY(const SafetensorsFiles files, SafetensorsFiles::Open(options.model));
+    POINTSMAN_TRY(const MoeConfig files_config, LoadConfig(directory));
+    POINTSMAN_TRY(const SafetensorsFiles files, SafetensorsFiles::Open(directory));
     POINTSMAN_TRY(model->fingerprint_, ComputeFingerprint(files_config, files, *model->tokenizer_));
   }
   return model;

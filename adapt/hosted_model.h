@@ -6,12 +6,12 @@
 // there until it is differentiated: then each layer, last first, sends the gradient of the hook's logits and gets those
 // of what the hook was given. So a hook learns exactly what it would learn in this process, whatever it reads.
 //
-//   losses     ids, targets [B, T] int64                      -> losses [B, T]
+//   losses     ids, targets [B, T] int64                      -> losses [B, T]; without targets none, only the routers
 //   . route    <- hidden [B * T, H], logits [B * T, E]        -> logits [B * T, E], or no array: unchanged
 //   backward   gradient of the losses [B, T]                  -> done
 //   . gradient <- gradient of a layer's logits [B * T, E]     -> of its hidden states and logits, as far as asked for
 //
-// Threads: passes and gradients of several threads take turns; a pass computes with HostOptions::threads threads.
+// Threads: passes and gradients of several threads take turns; a pass computes with the threads that Start was given.
 #pragma once
 
 #include <filesystem>
@@ -19,25 +19,19 @@
 #include <string>
 #include <vector>
 
+#include "adapt/host_options.h"
 #include "memory/result.h"
 #include "models/loss_model.h"
 
 namespace pointsman {
 
-struct HostOptions {
-  std::filesystem::path model;     // directory: config.json, weights, tokenizer.json
-  std::string python = "python3";  // a program's path, or a name that PATH finds
-  std::string package;             // a folder that holds the package `pointsman`; an installed one is found without
-  std::string dtype = "float32";   // of the weights: float32 or bfloat16
-  std::string device = "cpu";      // as torch names it
-  int threads = 1;                 // of the process; the losses' last bits depend on it
-};
-
 class HostedModel : public LossModel {
  public:
-  // Starts the process and loads the model in it. Errors: kNotFound (no such Python), kUnsupported (a model that the
-  // host does not know or cannot hold, a tokenizer that we cannot read), kMismatch, kInternal; each with the remedy.
-  static Result<std::unique_ptr<HostedModel>> Start(const HostOptions& options);
+  // Starts the process and loads the model of `directory` (config.json, weights, tokenizer.json) in it. The losses'
+  // last bits depend on `threads`. Errors: kNotFound (no such Python), kUnsupported (a model that the host does not
+  // know or cannot hold, a tokenizer that we cannot read), kMismatch, kInternal; each with the remedy.
+  static Result<std::unique_ptr<HostedModel>> Start(const std::filesystem::path& directory, const HostOptions& options,
+                                                    int threads);
   ~HostedModel() override;
 
   // Sizes of the MoE layers; what only a runtime needs to know (heads, rotary positions, ..) is left empty.
@@ -57,7 +51,7 @@ class HostedModel : public LossModel {
 
  private:
   HostedModel();
-  Status ReadHello(const HostOptions& options);
+  Status ReadHello(const std::filesystem::path& directory, const HostOptions& options);
 
   std::shared_ptr<Channel> channel_;
   MoeConfig config_;

@@ -82,7 +82,8 @@ class Loop {
     report.initial_nll = report.best_nll = HeldOut();
     Note(report, {0, 0, report.best_nll, 0});
     int worse = 0;
-    for (int epoch = 1; epoch <= options_.epochs && worse < options_.patience; ++epoch) {
+    // Without a model that computes, nothing that follows means anything; the caller asks for its status.
+    for (int epoch = 1; epoch <= options_.epochs && worse < options_.patience && model_.status().ok(); ++epoch) {
       const auto started = std::chrono::steady_clock::now();
       const double train = Epoch(epoch);
       const double held_out = HeldOut();
@@ -104,7 +105,7 @@ class Loop {
     const auto plan = PlanBatches(reference_, options_.batch_sequences, options_.seed * 1000003 + epoch);
     const double total_steps = static_cast<double>(plan.size()) * options_.epochs;
     double loss = 0, count = 0;
-    for (size_t i = 0; i < plan.size(); ++i) {
+    for (size_t i = 0; i < plan.size() && model_.status().ok(); ++i) {
       const double done = (static_cast<double>(plan.size()) * (epoch - 1) + static_cast<double>(i)) / total_steps;
       const auto [step_loss, step_count] = Step(plan[i], 1 - done);
       loss += step_loss;

@@ -43,15 +43,12 @@ Status CheckOptions(const BuildOptions& options) {
                  ": values trained through the model's loss are changes (delta); "
                  "logits and assignments need --preset knn");
   }
-  if (options.capture != "runtime" && options.capture != "transformers") {
-    return wrong("--capture " + options.capture + ": use runtime or transformers");
-  }
-  if (options.capture == "transformers" && options.preset == "knn") {
+  if (options.host && options.preset == "knn") {
     return wrong(
         "--preset knn: values of the published recipe are made by our own runtime only; use --preset default or "
         "fast with --capture transformers");
   }
-  if (options.capture == "transformers" && options.output_memory) {
+  if (options.host && options.output_memory) {
     return wrong("--output-memory: it has no vote in transformers; drop it, or --capture transformers");
   }
   if (options.data.corpus.empty()) return wrong("--corpus: name at least one file or folder");
@@ -103,7 +100,7 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
   hash.Update(std::to_string(options.data.seed) + "\n");
   hash.Update(fmt::format("training {} {} {}\n", kTrainingSteps, kLeastEpochs, kMostEpochs));
   if (options.output_memory) hash.Update("output-memory\n");
-  if (options.capture != "runtime") hash.Update(options.capture + " " + options.dtype + "\n");
+  if (options.host) hash.Update("transformers " + options.host->dtype + "\n");
   for (const Corpus* text : {&corpus, &general}) {
     for (const Document& d : text->documents) {
       hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
@@ -321,11 +318,11 @@ Result<BuildReport> Builder::Run() {
 
 Result<BuildReport> BuildMemory(const BuildOptions& options) {
   POINTSMAN_CHECK_OK(CheckOptions(options));
-  if (options.capture == "transformers") {
-    POINTSMAN_TRY(const std::unique_ptr<HostedModel> model, LoadHostedModel(options));
+  if (options.host) {
+    POINTSMAN_TRY(const std::unique_ptr<HostedModel> model, LoadHostedModel(options.data, *options.host));
     return Builder(options, *model, nullptr).Run();
   }
-  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModel(options.data));
+  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModelOrNameCapture(options.data));
   return Builder(options, *model, model.get()).Run();
 }
 

@@ -6,10 +6,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "adapt/host_options.h"
 #include "adapt/rerouting_options.h"
 #include "indexer/evaluation/report.h"
 #include "indexer/ingest.h"
@@ -50,9 +52,7 @@ struct BuildOptions {
   bool no_text = false;            // keep no token ids: no excerpts, no rebuild, no trained variants in eval
   double min_gain = 0.01;
   double damage_bound = 0.002;
-  std::string capture = "runtime";  // runtime | transformers: what computes the model
-  // Of transformers (adapt/hosted_model.h):
-  std::string python = "python3", python_package = {}, dtype = "float32", device = "cpu";
+  std::optional<HostOptions> host = {};  // transformers computes the model (--capture); none: our own runtime
 };
 
 struct StageTime {
@@ -89,10 +89,13 @@ struct EvalOptions {
   bool passages = false;  // choose passages of text for the page (EvalReport::passages)
   bool no_text = false;   // no text of documents in the report, whatever the memory holds
   TaskOptions task;       // asked of the variants beside the loss
+  std::optional<HostOptions> host = {};  // as of a build; then only VariantNamesInHost(), no task and no generations
 };
 
 // Names that EvalOptions::variants accepts, in the order of the report.
 std::vector<std::string> VariantNames();
+// Those that need of a model what another engine has, too: its losses while a hook routes.
+std::vector<std::string> VariantNamesInHost();
 
 // Scores the variants on the memory's test split (counted in the manifest) or on test_corpus.
 Result<EvalReport> Evaluate(const EvalOptions& options);

@@ -111,11 +111,13 @@ Result<Candidate> TrainEntries(const LossModel& model, const ReferenceSet& set, 
     fewer.still = &still;
   }
   candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
+  POINTSMAN_CHECK_OK(model.status());
   for (int i = 0; i < entries.rekeyings; ++i) {
     const HookFactory active = [&](const Batch& batch, std::vector<uint32_t>*) {
       return std::make_unique<ModuleHook>(*module, batch, /*training=*/true);
     };
     const std::vector<at::Tensor> hidden = CaptureHidden(model, set.reference, {options.threads, {}, active});
+    POINTSMAN_CHECK_OK(model.status());
     std::vector<LayerKeys> keys;
     for (const at::Tensor& layer : hidden) {
       POINTSMAN_TRY(LayerKeys made, MakeKeys(layer, static_cast<uint32_t>(set.keys.front().keys.size(1))));
@@ -123,8 +125,8 @@ Result<Candidate> TrainEntries(const LossModel& model, const ReferenceSet& set, 
     }
     module->Rekey(keys, hidden, set.groups);
     candidate.training = Train(model, *module, set.reference, set.calibration, TrainingOf(candidate.name, fewer));
+    POINTSMAN_CHECK_OK(model.status());
   }
-  POINTSMAN_CHECK_OK(model.status());
   candidate.tables.layers = module->Export(set.refs);
   Renumber(model, candidate.tables);
   candidate.build_s = SecondsSince(started);

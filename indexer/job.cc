@@ -33,18 +33,20 @@ Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options) {
   return model;
 }
 
-Result<std::unique_ptr<HostedModel>> LoadHostedModel(const BuildOptions& options) {
+Result<std::unique_ptr<MoeModel>> LoadModelOrNameCapture(const CorpusOptions& options) {
+  Result<std::unique_ptr<MoeModel>> model = LoadModel(options);
+  if (model.ok() || model.error().code != ErrorCode::kUnsupported) return model;
+  return Error{ErrorCode::kUnsupported,
+               model.error().message + "; --capture transformers computes families that our runtime does not have"};
+}
+
+Result<std::unique_ptr<HostedModel>> LoadHostedModel(const CorpusOptions& options, const HostOptions& host) {
   at::set_num_threads(1);
-  AnnounceStage("load", ProgressOf(options.data));
-  POINTSMAN_TRY(std::unique_ptr<HostedModel> model, HostedModel::Start({.model = options.data.model,
-                                                                        .python = options.python,
-                                                                        .package = options.python_package,
-                                                                        .dtype = options.dtype,
-                                                                        .device = options.device,
-                                                                        .threads = options.data.threads}));
-  POINTSMAN_CHECK_OK(CheckEndOfText(*model, options.data));
-  Say(options.data, fmt::format("{}: {} of {} MoE layers, {}, on {}", model->version(), model->config().model_type,
-                                model->config().num_layers, options.dtype, options.device));
+  AnnounceStage("load", ProgressOf(options));
+  POINTSMAN_TRY(std::unique_ptr<HostedModel> model, HostedModel::Start(options.model, host, options.threads));
+  POINTSMAN_CHECK_OK(CheckEndOfText(*model, options));
+  Say(options, fmt::format("{}: {} of {} MoE layers, {}, on {}", model->version(), model->config().model_type,
+                           model->config().num_layers, host.dtype, host.device));
   return model;
 }
 

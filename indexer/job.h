@@ -19,8 +19,10 @@ namespace pointsman {
 // Loads the model and sets LibTorch to one thread (the jobs bring their own). kInvalidArgument without an
 // end-of-text token.
 Result<std::unique_ptr<MoeModel>> LoadModel(const CorpusOptions& options);
-// The same, computed by transformers in a child process (BuildOptions::capture).
-Result<std::unique_ptr<HostedModel>> LoadHostedModel(const BuildOptions& options);
+// The same, of a job that has --capture: a model that our runtime does not have is an error that names it.
+Result<std::unique_ptr<MoeModel>> LoadModelOrNameCapture(const CorpusOptions& options);
+// The same, computed by transformers in a child process.
+Result<std::unique_ptr<HostedModel>> LoadHostedModel(const CorpusOptions& options, const HostOptions& host);
 
 IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::string>& paths);
 SplitOptions SplitOf(const CorpusOptions& options);

@@ -107,7 +107,7 @@ Manifest MakeManifest(const PublishInputs& in, const Candidate& candidate, uint6
                        {"min-gain", std::to_string(options.min_gain)},
                        {"damage-bound", std::to_string(options.damage_bound)},
                        {"inputs", in.inputs}};
-  if (options.capture != "runtime") manifest.settings["capture"] = options.capture + ", " + options.dtype;
+  if (options.host) manifest.settings["capture"] = "transformers, " + options.host->dtype;
   return manifest;
 }
 

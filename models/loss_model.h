@@ -26,8 +26,8 @@ class LossModel {
   virtual const Tokenizer& tokenizer() const = 0;
 
   // ids, targets [B, T] int64 -> nats of every target [B, T] fp32, differentiable with respect to what the hook adds.
-  // hook nullptr: the frozen router. slots [B]: router slot of each sequence; empty = all 0.
-  // REQUIRES: T <= config().max_positions, ids and targets in 0..V-1.
+  // hook nullptr: frozen. slots [B]: router slot of each sequence; empty = all 0. targets undefined: only the routers
+  // are wanted: no output layer, nothing returned. REQUIRES: T <= max_positions, ids and targets in 0..V-1.
   virtual at::Tensor Losses(const at::Tensor& ids, const at::Tensor& targets, RoutingHook* hook,
                             const std::vector<uint32_t>& slots) const = 0;
 

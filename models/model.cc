@@ -50,7 +50,9 @@ at::Tensor MoeModel::Losses(const at::Tensor& ids, const at::Tensor& targets, Ro
   ForwardOptions options;
   options.hook = hook;
   options.slots = slots;
+  options.last_only = !targets.defined();
   const at::Tensor logits = Forward(ids, options);
+  if (!targets.defined()) return {};
   const at::Tensor flat =
       at::cross_entropy_loss(logits.view({-1, logits.size(-1)}), targets.view({-1}), {}, at::Reduction::None);
   return flat.view(ids.sizes());

@@ -67,15 +67,15 @@ def fails(done, code, *parts):
     return line
 
 
-def carries_exactly(host):
-    """Of `pointsman verify --host`'s JSON for 600 tokens and fp32: the host's routers do what the runtime's do."""
+def carries_exactly(host, other_kernels=True):
+    """Of `pointsman verify --host`'s JSON for 600 tokens and fp32: the host's routers do what the reference's do."""
     assert host["carries"] and host["silent_is_identical"]
     assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
     assert 300 < host["tokens"] <= 600
     for layer in host["layers"]:
         assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
         assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
-        assert 0 < layer["logits_max"] < 1e-3
+        assert layer["logits_max"] < 1e-3 and (layer["logits_max"] > 0 or not other_kernels)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "indexer/progress.h"
+#include "tools/bench/child_server.h"
 
 namespace pointsman {
 namespace {
@@ -41,6 +42,23 @@ CorpusOptions CorpusOptionsOf(const Settings& settings) {
   options.threads = ThreadsOf(settings);
   if (settings.Knows("progress") && settings.Text("progress") == "json") options.progress = ProgressStyle::kJson;
   return options;
+}
+
+Result<std::optional<HostOptions>> HostOptionsOf(const Settings& settings) {
+  if (settings.Text("capture") == "runtime") {
+    for (const Setting& setting : settings.all()) {
+      const std::string_view name = setting.option->name;
+      if (setting.source == "flag" && (name == "python" || name == "dtype" || name == "device")) {
+        return Error{ErrorCode::kInvalidArgument, fmt::format("--{}: of --capture transformers only; add that", name)};
+      }
+    }
+    return std::optional<HostOptions>();
+  }
+  // The package as it was built beside this program; an installed one is found without.
+  return std::optional(HostOptions{.python = settings.Text("python"),
+                                   .package = BesideThisProgram("python").string(),
+                                   .dtype = settings.Text("dtype"),
+                                   .device = settings.Text("device")});
 }
 
 const char* MemoryKindText(MemoryKind kind) { return kind == MemoryKind::kEntries ? "entries" : "prototypes"; }

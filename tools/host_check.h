@@ -1,8 +1,9 @@
 // Behind `pointsman verify --host`: does a memory do in somebody else's engine what it does in ours?
 //
 // Our runtime reads held-out documents of the memory, frozen and with it, and writes down what the router was given and
-// what it did; the host reads the same tokens on the user's installation and compares.
-// The host's side is python/pointsman/HOST/verify.py, llama.cpp's hosts/llamacpp/pointsman_llama_verify.cc, and
+// what it did; the host reads the same tokens on the user's installation and compares. Of a family that our runtime
+// does not have, transformers computes what our router routes (adapt/hosted_model.h): what such a memory was built
+// with. The host's side is python/pointsman/HOST/verify.py, llama.cpp's hosts/llamacpp/pointsman_llama_verify.cc, and
 // python/pointsman/drift.py what the hosts share.
 #pragma once
 

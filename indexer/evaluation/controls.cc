@@ -37,11 +37,13 @@ class RandomNeighbourHook : public RoutingHook {
       : tables_(std::move(tables)), seed_(seed), batch_(batch) {}
   void BeginStep(const StepInfo& step) override {
     if (tables_->gate.enabled) gate_ = GateOfRows(tables_->gate, step);
+    layer_numbers_ = step.layer_numbers;
   }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     const at::Tensor queries = hidden.contiguous();
+    const int32_t number = layer_numbers_.empty() ? layer : layer_numbers_[layer];
     for (const LayerView& view : tables_->layers) {
-      if (view.layer == layer) Apply(view, queries, logits);
+      if (view.layer == number) Apply(view, queries, logits);
     }
     return logits;
   }
@@ -67,7 +69,8 @@ class RandomNeighbourHook : public RoutingHook {
   std::shared_ptr<const RoutingTables> tables_;
   uint64_t seed_;
   const Batch& batch_;
-  std::vector<float> gate_;  // [rows] of this batch
+  std::vector<float> gate_;         // [rows] of this batch
+  std::vector<int> layer_numbers_;  // of this step: StepInfo::layer_numbers
   Blender blender_;
 };
 

@@ -36,9 +36,21 @@ bool NeedsReference(const std::string& variant, bool output_published) {
   return !NeedsMemory(variant) && std::find(kNames.begin(), kNames.end(), variant) == kNames.end();
 }
 
+// What another engine cannot be asked is refused before it is started.
+Status CheckAsked(const EvalOptions& options) {
+  const auto refuse = [](const std::string& what) {
+    return Error{ErrorCode::kInvalidArgument, what + " our own runtime alone can be asked; drop it, or --capture"};
+  };
+  if (options.task.kind != "none") return refuse("--task " + options.task.kind + ":");
+  if (options.generations > 0) return refuse("--generations:");
+  return {};
+}
+
 class Evaluation {
  public:
-  Evaluation(const EvalOptions& options, const MoeModel& model) : options_(options), model_(model) {}
+  // `runtime`: the model as our own runtime has it, if that computes it.
+  Evaluation(const EvalOptions& options, const LossModel& model, const MoeModel* runtime)
+      : options_(options), model_(model), runtime_(runtime) {}
 
   Result<EvalReport> Run() {
     POINTSMAN_CHECK_OK(OpenMemory());
@@ -50,6 +62,7 @@ class Evaluation {
     VariantInputs inputs;
     inputs.task = task_ ? &*task_ : nullptr;
     inputs.model = &model_;
+    inputs.runtime = runtime_;
     inputs.test = &test_;
     inputs.unrelated = &unrelated_;
     inputs.seed = options_.data.seed;
@@ -83,13 +96,13 @@ class Evaluation {
       }
       if (name == "memory") run.recipe = RetrainedKind();
       progress.Finish();
-      if (task_) POINTSMAN_CHECK_OK(AskRerouted(*task_, model_, inputs.memory, options_.rerouting, run));
+      if (task_) POINTSMAN_CHECK_OK(AskRerouted(*task_, *runtime_, inputs.memory, options_.rerouting, run));
       runs.push_back(std::move(run));
     }
     if (options_.generations > 0) POINTSMAN_CHECK_OK(Generate(makers.front(), variants));
     POINTSMAN_TRY(EvalReport report, Report(runs));
     if (task_) {
-      POINTSMAN_TRY(report.tasks, ReportTask(*task_, model_, inputs.memory, options_.task.strengths, runs));
+      POINTSMAN_TRY(report.tasks, ReportTask(*task_, *runtime_, inputs.memory, options_.task.strengths, runs));
     }
     return report;
   }
@@ -115,7 +128,7 @@ class Evaluation {
   Status MakeTask() {
     if (options_.task.kind == "none") return {};
     POINTSMAN_TRY(task_,
-                  TaskRunner::Make(model_, test_.documents, options_.task, options_.data.seed, options_.data.threads,
+                  TaskRunner::Make(*runtime_, test_.documents, options_.task, options_.data.seed, options_.data.threads,
                                    [this](const std::string& line) { Say(options_.data, line); }));
     notes_.insert(notes_.end(), task_->notes().begin(), task_->notes().end());
     return {};
@@ -131,15 +144,16 @@ class Evaluation {
   }
 
   Result<std::vector<std::string>> ChosenVariants() const {
-    const std::vector<std::string> known = VariantNames();
+    const std::vector<std::string> known = runtime_ ? VariantNames() : VariantNamesInHost();
     std::vector<std::string> chosen = options_.variants;
     if (chosen == std::vector<std::string>{"all"}) chosen = known;
     for (const std::string& name : chosen) {
       if (std::find(known.begin(), known.end(), name) == known.end()) {
         std::string names;
         for (const std::string& k : known) names += (names.empty() ? "" : ", ") + k;
-        return Error{ErrorCode::kInvalidArgument,
-                     "--variants " + name + ": not a variant; use all or some of " + names};
+        return Error{ErrorCode::kInvalidArgument, "--variants " + name + ": not a variant" +
+                                                      (runtime_ ? "" : " that --capture transformers can make") +
+                                                      "; use all or some of " + names};
       }
     }
     // Everything is a difference to frozen, on the same tokens.
@@ -372,7 +386,7 @@ class Evaluation {
         if (name != "frozen" && name != "memory" && !OutputVariants::Has(name)) continue;
         Progress progress("continue with " + name, 0, "", ProgressOf(options_.data));
         POINTSMAN_TRY(const auto tables, maker.Tables(name));
-        POINTSMAN_TRY(auto texts, Continue(model_, prompts, tables, options));
+        POINTSMAN_TRY(auto texts, Continue(*runtime_, prompts, tables, options));
         GenerationScore score = ScoreTexts(prompts, texts);
         score.variant = name;
         score.temperature = temperature;
@@ -445,7 +459,8 @@ class Evaluation {
   }
 
   const EvalOptions& options_;
-  const MoeModel& model_;
+  const LossModel& model_;
+  const MoeModel* runtime_;  // CheckAsked: never null where one of what needs it is asked for
   std::shared_ptr<const Memory> memory_;
   std::unique_ptr<MemoryWriter> writer_;
   std::vector<Document> documents_;
@@ -466,8 +481,13 @@ Result<EvalReport> Evaluate(const EvalOptions& options) {
   if (options.memory.empty() && options.data.corpus.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus: name at least one file or folder, or a --memory"};
   }
-  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModel(options.data));
-  return Evaluation(options, *model).Run();
+  if (options.host) {
+    POINTSMAN_CHECK_OK(CheckAsked(options));
+    POINTSMAN_TRY(const std::unique_ptr<HostedModel> model, LoadHostedModel(options.data, *options.host));
+    return Evaluation(options, *model, nullptr).Run();
+  }
+  POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModelOrNameCapture(options.data));
+  return Evaluation(options, *model, model.get()).Run();
 }
 
 }  // namespace pointsman

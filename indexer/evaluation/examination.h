@@ -8,12 +8,12 @@
 #include "indexer/evaluation/statistics.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
 struct ExaminationInputs {  // borrowed
-  const MoeModel* model = nullptr;
+  const LossModel* model = nullptr;
   const ScoredText* test = nullptr;
   const TokenScores* frozen = nullptr;
   const TokenScores* memory = nullptr;

@@ -9,12 +9,12 @@
 #include "memory/result.h"
 #include "memory/routing_tables.h"
 #include "models/document_texts.h"
-#include "models/model.h"
+#include "models/loss_model.h"
 
 namespace pointsman {
 
 struct PassageInputs {  // borrowed
-  const MoeModel* model = nullptr;
+  const LossModel* model = nullptr;
   const ScoredText* test = nullptr;
   const ScoredText* unrelated = nullptr;
   const TokenScores* frozen = nullptr;

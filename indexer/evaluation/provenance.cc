@@ -43,7 +43,7 @@ void AddMemory(const Memory& memory, std::vector<ReportFact>& facts) {
 
 }  // namespace
 
-std::vector<ReportFact> ProvenanceOf(const EvalOptions& options, const MoeModel& model, const Memory* memory,
+std::vector<ReportFact> ProvenanceOf(const EvalOptions& options, const LossModel& model, const Memory* memory,
                                      std::span<const Document> documents, const ScoredText& unrelated) {
   const Fingerprint& fingerprint = model.fingerprint();
   std::vector<ReportFact> facts{{"model", options.data.model.string()},

@@ -80,8 +80,8 @@ Result<std::vector<RowTrace>> TraceSequence(const LossModel& model, const std::s
   binding.tables = tables;
   const std::vector<uint32_t> members{0};
   const Batch batch = MakeBatch(std::span(&sequence, 1), members);
-  model.Losses(batch.ids, batch.targets, &hook,
-               {router.AddSlot(std::move(binding))});  // the trace is what is asked for
+  // The trace is all that is asked for.
+  model.Losses(batch.ids, /*targets=*/{}, &hook, {router.AddSlot(std::move(binding))});
   POINTSMAN_CHECK_OK(model.status());
   POINTSMAN_CHECK_OK(hook.status());
   return hook.TakeTrace();

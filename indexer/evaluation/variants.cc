@@ -29,14 +29,15 @@ std::string Formatted(const char* format, double a, double b) {
 }
 
 // A linear part as tables, so that the gate can act on it: one row a layer, always found, whose confidence is 1.
-OwnedTables LinearTables(const LinearPart& module, const MoeConfig& config) {
+OwnedTables LinearTables(const LinearPart& module, const LossModel& model) {
+  const MoeConfig& config = model.config();
   constexpr float kAlwaysSure = 1e9f;  // tau2: g = exp((s - 1) / tau2)
   OwnedTables tables;
   tables.kind = MemoryKind::kPrototypes;
   tables.top_k = static_cast<uint32_t>(config.experts_per_token);
   for (int layer = 0; layer < config.num_layers; ++layer) {
     OwnedLayer owned;
-    owned.layer = layer;
+    owned.layer = model.LayerNumber(layer);
     owned.experts = static_cast<uint32_t>(config.num_experts);
     owned.keys.hidden = owned.keys.dim = static_cast<uint32_t>(config.hidden_size);
     std::vector<float> key(config.hidden_size);
@@ -82,13 +83,18 @@ std::vector<std::string> VariantNames() {
           "warm_rewiring"};
 }
 
+std::vector<std::string> VariantNamesInHost() {
+  return {"frozen",     "bias",   "bias+gate", "router_finetune",   "router_finetune+gate", "entries",
+          "prototypes", "memory", "oracle",    "random_neighbours", "shuffled_values"};
+}
+
 bool IsSeeded(const std::string& name) {
   return name.starts_with("bias") || name.starts_with("router_finetune") || name == "full_finetune" ||
          name == "entries" || name == "prototypes";
 }
 
 Result<VariantRun> VariantMaker::Run(const std::string& name) {
-  if (name == "frozen") return Score(name, *in_.model, {}, nullptr, in_.keep_frozen);
+  if (name == "frozen") return Score(name, {}, nullptr, in_.keep_frozen);
   if (name.starts_with("bias") || name.starts_with("router_finetune")) return RunLinear(name);
   if (name == "full_finetune") return RunFullFinetune();
   if (name == "oracle") return RunOracle();
@@ -102,14 +108,16 @@ Result<VariantRun> VariantMaker::Run(const std::string& name) {
   return Error{ErrorCode::kInvalidArgument, "--variants: " + name + " is not a variant; see pointsman eval --help"};
 }
 
-Result<VariantRun> VariantMaker::Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
-                                       const std::shared_ptr<HookErrors>& errors, TokenScores* keep) {
+Result<VariantRun> VariantMaker::Score(const std::string& name, const HookFactory& hooks,
+                                       const std::shared_ptr<HookErrors>& errors, TokenScores* keep,
+                                       const MoeModel* other) {
+  const LossModel& model = other ? *other : *in_.model;
   ScorerOptions options;
   options.keep = keep;
   options.threads = in_.threads;
   POINTSMAN_TRY(VariantRun run, ScoreVariant(name, model, hooks, errors, *in_.test, *in_.unrelated, options));
   if (in_.task && in_.task->Asks(name)) {
-    POINTSMAN_TRY(run.task_marks, in_.task->Run(name, model, hooks, errors));
+    POINTSMAN_TRY(run.task_marks, in_.task->Run(name, other ? *other : *in_.runtime, hooks, errors));
   }
   return run;
 }
@@ -123,7 +131,7 @@ Result<VariantRun> VariantMaker::RunTables(const std::string& name, std::shared_
   }
   const auto errors = std::make_shared<HookErrors>();
   TokenScores* keep = tables == in_.memory ? in_.keep_memory : nullptr;
-  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, TableHooks(tables, errors), errors, keep));
+  POINTSMAN_TRY(VariantRun run, Score(name, TableHooks(tables, errors), errors, keep));
   if (build_s > 0) run.build_s = build_s;
   if (in_.reference) {
     run.bytes_per_token = static_cast<double>(TableBytes(*tables)) / static_cast<double>(in_.reference->tokens());
@@ -138,14 +146,14 @@ Result<VariantRun> VariantMaker::RunLinear(const std::string& name) {
   const std::string kind = gated ? name.substr(0, name.size() - kGate.size()) : name;
   const TrainedLinear& trained = TrainLinear(kind);
   if (gated) {
-    OwnedTables tables = LinearTables(trained.module, in_.model->config());
+    OwnedTables tables = LinearTables(trained.module, *in_.model);
     tables.gate = in_.gate;
     return RunTables(name, MakeTables(std::move(tables)), trained.build_s);
   }
   const HookFactory hooks = [&](const Batch& batch, std::vector<uint32_t>*) {
     return std::make_unique<ModuleHook>(trained.module, batch, /*training=*/false);
   };
-  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, hooks));
+  POINTSMAN_TRY(VariantRun run, Score(name, hooks));
   run.build_s = trained.build_s;
   double bytes = 0;
   for (const Parameter& p : trained.module.Parameters()) bytes += static_cast<double>(p.value.numel() * sizeof(float));
@@ -170,7 +178,7 @@ const VariantMaker::TrainedLinear& VariantMaker::TrainLinear(const std::string& 
 }
 
 Result<VariantRun> VariantMaker::RunFullFinetune() {
-  const std::unique_ptr<MoeModel> clone = in_.model->CloneWithTrainableWeights();
+  const std::unique_ptr<MoeModel> clone = in_.runtime->CloneWithTrainableWeights();
   TrainOptions train;
   train.epochs = BaselineEpochs(in_.size);
   train.seed = in_.seed;
@@ -180,7 +188,7 @@ Result<VariantRun> VariantMaker::RunFullFinetune() {
       TrainWeights(*clone, kFullFinetuneRate, in_.reference->reference, in_.reference->calibration, train);
   const double build_s = SecondsSince(started);
   Say(Formatted("full_finetune: calibration %.4f -> %.4f nats", report.initial_nll, report.best_nll));
-  POINTSMAN_TRY(VariantRun run, Score("full_finetune", *clone, {}));
+  POINTSMAN_TRY(VariantRun run, Score("full_finetune", {}, nullptr, nullptr, clone.get()));
   run.touched.reset();  // every weight is another one: nothing is untouched in a sense worth a number
   run.build_s = build_s;
   double bytes = 0;
@@ -194,6 +202,7 @@ Result<VariantRun> VariantMaker::RunOracle() {
   options.keep_values = false;
   options.threads = in_.threads;
   const TokenValues values = OptimizeTokenValues(*in_.model, in_.test->sequences, options);
+  POINTSMAN_CHECK_OK(in_.model->status());
   VariantRun run;
   run.name = "oracle";
   run.test = SumByDocument(*in_.test, values.after);
@@ -217,7 +226,7 @@ Result<VariantRun> VariantMaker::RunSecondHalf(const std::string& name) {
   const auto score = [&](const ScoredText& text,
                          std::vector<SequenceNll>* sequences) -> Result<std::vector<DocumentNll>> {
     const ScoredText halves{text.documents, AfterContext(text.sequences)};
-    POINTSMAN_TRY(const auto scores, ScoreRerouted(*in_.model, halves.sequences, options));
+    POINTSMAN_TRY(const auto scores, ScoreRerouted(*in_.runtime, halves.sequences, options));
     *sequences = SumBySequence(halves.sequences, scores);
     return SumByDocument(halves, scores);
   };
@@ -255,7 +264,7 @@ Result<VariantRun> VariantMaker::RunTrainedMemory(const std::string& name) {
 
 Result<VariantRun> VariantMaker::RunKnn(const std::string& name) {
   if (!knn_) {
-    POINTSMAN_TRY(Candidate built, BuildKnn(*in_.model, *in_.reference, CandidateDefaults()));
+    POINTSMAN_TRY(Candidate built, BuildKnn(*in_.runtime, *in_.reference, CandidateDefaults()));
     knn_ = std::move(built);
   }
   OwnedTables tables = knn_->tables;
@@ -268,18 +277,18 @@ Result<VariantRun> VariantMaker::RunC3po(const std::string& name) {
     const auto started = std::chrono::steady_clock::now();
     C3poOptions options;
     options.threads = in_.threads;
-    POINTSMAN_TRY(c3po_, C3po::Create(*in_.model, *in_.reference, options, in_.say));
+    POINTSMAN_TRY(c3po_, C3po::Create(*in_.runtime, *in_.reference, options, in_.say));
     c3po_build_s_ = SecondsSince(started);
   }
   const auto gate = name == "c3po+gate" ? std::make_shared<const OwnedGate>(in_.gate) : nullptr;
-  POINTSMAN_TRY(VariantRun run, Score(name, *in_.model, c3po_->Hooks(c3po_->setting(), gate)));
+  POINTSMAN_TRY(VariantRun run, Score(name, c3po_->Hooks(c3po_->setting(), gate)));
   run.build_s = c3po_build_s_;
   run.bytes_per_token = c3po_->bytes() / static_cast<double>(in_.reference->tokens());
   return run;
 }
 
 OutputVariants& VariantMaker::Outputs() {
-  if (!outputs_) outputs_.emplace(*in_.model, in_.reference, in_.memory, in_.gate, in_.threads);
+  if (!outputs_) outputs_.emplace(*in_.runtime, in_.reference, in_.memory, in_.gate, in_.threads);
   return *outputs_;
 }
 
@@ -307,7 +316,7 @@ Result<VariantRun> VariantMaker::RunControl(const std::string& name) {
     run.bytes_per_token.reset();
     return run;
   }
-  return Score(name, *in_.model, RandomNeighbours(in_.memory, in_.seed));
+  return Score(name, RandomNeighbours(in_.memory, in_.seed));
 }
 
 }  // namespace pointsman

@@ -25,7 +25,8 @@ namespace pointsman {
 
 // What the variants are made of and scored on. Borrowed pointers outlive the VariantMaker.
 struct VariantInputs {
-  const MoeModel* model = nullptr;
+  const LossModel* model = nullptr;
+  const MoeModel* runtime = nullptr;  // the same model as our own runtime has it; null: VariantNamesInHost() alone
   const ReferenceSet* reference = nullptr;  // needed by trained variants
   const ScoredText* test = nullptr;
   const ScoredText* unrelated = nullptr;
@@ -43,7 +44,7 @@ struct VariantInputs {
   TokenScores* keep_frozen = nullptr;  // filled, if given, when `frozen` and `memory` are scored
   TokenScores* keep_memory = nullptr;
   std::function<void(const std::string& line)> say;  // progress lines; may be empty
-  const TaskRunner* task = nullptr;                  // asked of every variant that is scored; null: no task
+  const TaskRunner* task = nullptr;  // asked of every variant that is scored, by `runtime`; null: no task
 };
 
 // Whether another seed gives another variant: those that are trained with it here. knn, c3po and oracle have no
@@ -75,8 +76,10 @@ class VariantMaker {
   OutputVariants& Outputs();
   Result<VariantRun> RunControl(const std::string& name);
   Result<VariantRun> RunTables(const std::string& name, std::shared_ptr<const RoutingTables> tables, double build_s);
-  Result<VariantRun> Score(const std::string& name, const MoeModel& model, const HookFactory& hooks,
-                           const std::shared_ptr<HookErrors>& errors = nullptr, TokenScores* keep = nullptr);
+  // `other`: a changed copy that is scored, and asked the task, in place of the model.
+  Result<VariantRun> Score(const std::string& name, const HookFactory& hooks,
+                           const std::shared_ptr<HookErrors>& errors = nullptr, TokenScores* keep = nullptr,
+                           const MoeModel* other = nullptr);
   CandidateOptions CandidateDefaults() const;
   void Say(const std::string& line) const {
     if (in_.say) in_.say(line);

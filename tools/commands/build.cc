@@ -3,7 +3,6 @@
 
 #include "indexer/builder.h"
 #include "indexer/progress.h"
-#include "tools/bench/child_server.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
 
@@ -58,33 +57,15 @@ std::string ToText(const BuildReport& report, const std::string& out) {
   return text + fmt::format("verdict: {}\n", VerdictText(manifest.verdict));
 }
 
-// What our own runtime would not read is refused, not ignored.
-Status CheckHostOptions(const Settings& settings) {
-  if (settings.Text("capture") != "runtime") return {};
-  for (const Setting& setting : settings.all()) {
-    const std::string_view name = setting.option->name;
-    if (setting.source == "flag" && (name == "python" || name == "dtype" || name == "device")) {
-      return Error{ErrorCode::kInvalidArgument, fmt::format("--{}: of --capture transformers only; add that", name)};
-    }
-  }
-  return {};
-}
-
 }  // namespace
 
 Result<Output> RunBuild(const Settings& settings) {
-  POINTSMAN_CHECK_OK(CheckHostOptions(settings));
   BuildOptions options = BuildOptionsOf(settings);
   options.out = settings.Path("out");
   options.resume = settings.Flag("resume");
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
-  options.capture = settings.Text("capture");
-  options.python = settings.Text("python");
-  options.dtype = settings.Text("dtype");
-  options.device = settings.Text("device");
-  // The package as it was built beside this program; an installed one is found without.
-  options.python_package = BesideThisProgram("python").string();
+  POINTSMAN_TRY(options.host, HostOptionsOf(settings));
   POINTSMAN_TRY(const BuildReport report, BuildMemory(options));
   return Output{.json = ToJson(report), .text = ToText(report, options.out.string()), .exit_code = 0};
 }

@@ -16,12 +16,15 @@ constexpr std::array kCommands = {
             "  pointsman build --capture transformers --python .venv/bin/python --model mixtral/ --corpus docs/ --out "
             "memory",
             RunBuild},
-    Command{"eval", "score a memory and its rivals on held-out text: the verdict",
-            "pointsman eval --model models/reference --memory build/memory --require adopt\n"
-            "  pointsman eval --model models/reference --memory build/gsm8k --test-corpus test.jsonl --task exact\n"
-            "  pointsman eval --model models/reference --memory build/code --test-corpus problems.jsonl --task code "
-            "--test-command 'python3 program'",
-            RunEval},
+    Command{
+        "eval", "score a memory and its rivals on held-out text: the verdict",
+        "pointsman eval --model models/reference --memory build/memory --require adopt\n"
+        "  pointsman eval --capture transformers --python .venv/bin/python --model mixtral/ --memory memory --corpus "
+        "docs/\n"
+        "  pointsman eval --model models/reference --memory build/gsm8k --test-corpus test.jsonl --task exact\n"
+        "  pointsman eval --model models/reference --memory build/code --test-corpus problems.jsonl --task code "
+        "--test-command 'python3 program'",
+        RunEval},
     Command{"generate", "continue a prompt, with or without a memory",
             "pointsman generate --model models/reference --memory build/memory --prompt 'class ' --explain\n"
             "  pointsman generate --model models/reference --prompt '6 * 7 = ' --answer-pattern '(\\d+)' "

@@ -29,6 +29,18 @@ Status CheckVariants(const std::vector<std::string>& names) {
   return {};
 }
 
+// Of those that nobody has chosen, what the engine can make.
+std::vector<std::string> VariantsOf(const Settings& settings) {
+  std::vector<std::string> names = settings.Texts("variants");
+  const bool chosen = std::ranges::any_of(settings.all(), [](const Setting& setting) {
+    return setting.option->name == "variants" && setting.source != "default";
+  });
+  if (chosen || settings.Text("capture") == "runtime") return names;
+  const std::vector<std::string> can = VariantNamesInHost();
+  std::erase_if(names, [&](const std::string& name) { return std::ranges::find(can, name) == can.end(); });
+  return names;
+}
+
 // As a shell would read it back.
 std::string Quoted(const std::string& word) {
   const auto is_plain = [](unsigned char c) {
@@ -78,7 +90,8 @@ Result<Output> RunEval(const Settings& settings) {
   options.data = CorpusOptionsOf(settings);
   options.memory = settings.Path("memory");
   options.test_corpus = settings.Texts("test-corpus");
-  options.variants = settings.Texts("variants");
+  POINTSMAN_TRY(options.host, HostOptionsOf(settings));
+  options.variants = VariantsOf(settings);
   options.min_gain = settings.Real("min-gain");
   options.damage_bound = settings.Real("damage-bound");
   options.seeds = static_cast<uint32_t>(settings.Integer("seeds"));

@@ -68,10 +68,10 @@ Result<Output> VerifyHost(const Settings& settings) {
   const bool carries = identical && std::abs(number(host, "gain_difference")) <= kGainBound;
   host["carries"] = carries;
   text += fmt::format(
-      "gain {:+.5f} nats a token there, {:+.5f} in our runtime: {:.5f} apart (at most {})\n"
+      "gain {:+.5f} nats a token there, {:+.5f} in {}: {:.5f} apart (at most {})\n"
       "in shadow mode the model's logits {} their bits\n",
-      number(host, "gain"), number(host, "runtime_gain"), std::abs(number(host, "gain_difference")), kGainBound,
-      identical ? "keep" : "do NOT keep");
+      number(host, "gain"), number(host, "runtime_gain"), host["reference"].get<std::string>(),
+      std::abs(number(host, "gain_difference")), kGainBound, identical ? "keep" : "do NOT keep");
   const auto warning = host["warning"].get<std::string>();
   if (!warning.empty()) text += "warning: " + warning + "\n";
   text += carries

@@ -1,4 +1,4 @@
-"""A transformers model as the child of `pointsman build --capture transformers`: it computes, the parent routes.
+"""A transformers model as the child of `pointsman build` or `eval --capture transformers`: it computes, the parent routes.
 
     python -m pointsman.transformers.host --model DIR [--dtype bfloat16] [--device cuda] [--threads N]
 
@@ -110,15 +110,19 @@ class Host:
 
     # What the parent asks.
 
-    def losses(self, ids: Tensor, targets: Tensor) -> Tensor:
-        """ids, targets [B, T] -> nats of every target [B, T]."""
+    def losses(self, ids: Tensor, targets: Optional[Tensor] = None) -> Optional[Tensor]:
+        """ids, targets [B, T] -> nats of every target [B, T]. Without targets the routers are all that is wanted, and the output
+        layer reads one row instead of T."""
         self.called = set()
-        logits = self.model(input_ids=ids.to(self.device), use_cache=False).logits.float()
+        rows = {"logits_to_keep": 1} if targets is None else {}
+        logits = self.model(input_ids=ids.to(self.device), use_cache=False, **rows).logits
         missing = [layer.path for index, layer in enumerate(self.layers) if index not in self.called]
         if missing:
             raise UnsupportedError(f"the routers of {len(missing)} MoE layers were not called in a pass: {', '.join(missing)}; a kernel or "
                                    "another tool computes the routing itself: use a transformers without it")
-        flat = nn.functional.cross_entropy(logits.flatten(0, 1), targets.to(self.device).flatten(), reduction="none")
+        if targets is None:
+            return None
+        flat = nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.to(self.device).flatten(), reduction="none")
         return flat.view(ids.shape)
 
     def serve(self) -> None:
@@ -133,7 +137,7 @@ class Host:
                     losses = self.losses(*arrays)
                 if head["keep"]:
                     self.passes[head["pass"]] = losses
-                self.channel.send({"say": "losses"}, losses)
+                self.channel.send({"say": "losses"}, *(() if losses is None else (losses,)))
             else:
                 losses = self.passes.pop(head["pass"])
                 torch.autograd.backward(losses, arrays[0].to(self.device), inputs=[self.anchor])
