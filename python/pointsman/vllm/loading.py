@@ -113,9 +113,15 @@ def check_fingerprint(memory: str, wanted: dict[str, str], found: Optional[dict[
                            "`pointsman build --model`")
 
 
+def embeddings_of(model: torch.nn.Module) -> Any:
+    """Of the input tokens; None where they have another name. gpt_oss has one of its own."""
+    inner = getattr(model, "model", None)
+    return getattr(inner, "embed_tokens", getattr(inner, "embedding", None))
+
+
 def loses_its_output_layer(model: torch.nn.Module, config: Any) -> bool:
-    """vLLM's OLMoE makes an output layer of its own and finds no weights for it in a checkpoint that ties it."""
-    output, embeddings = getattr(model, "lm_head", None), getattr(getattr(model, "model", None), "embed_tokens", None)
+    """vLLM's OLMoE and gpt_oss make an output layer of their own and find no weights for it in a checkpoint that ties it."""
+    output, embeddings = getattr(model, "lm_head", None), embeddings_of(model)
     if not getattr(config, "tie_word_embeddings", False) or output is None or embeddings is None:
         return False
     output, embeddings = getattr(output, "weight", None), getattr(embeddings, "weight", None)

@@ -44,11 +44,11 @@ def engine_of(options: Any, longest: int) -> Any:
 
 def tie_output_layer(model: Any) -> bool:
     """Whether it was needed: see loses_its_output_layer."""
-    from .loading import loses_its_output_layer
+    from .loading import embeddings_of, loses_its_output_layer
 
     if not loses_its_output_layer(model, getattr(model, "config", None)):
         return False
-    head = model.lm_head.tie_weights(model.model.embed_tokens)
+    head = model.lm_head.tie_weights(embeddings_of(model))
     head.quant_method.process_weights_after_loading(head)  # which packs a copy of the weights for the CPU
     return True
 
