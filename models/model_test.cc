@@ -70,6 +70,28 @@ TEST_F(TinyModel, ReturnsLogitsOfEveryPositionOrOfTheLast) {
   EXPECT_LT(LargestDifference(last, all.narrow(1, 8, 1)), 1e-5);
 }
 
+TEST_F(TinyModel, WithoutTargetsTheRoutersSeeTheSameRowsAndNothingIsReturned) {
+  class Recorder : public RoutingHook {
+   public:
+    void BeginStep(const StepInfo&) override {}
+    at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
+      EXPECT_EQ(layer, static_cast<int>(hidden_.size()));
+      hidden_.push_back(hidden.clone());
+      return logits;
+    }
+    std::vector<at::Tensor> hidden_;
+  } scored, routed;
+  const at::NoGradGuard no_grad;
+  const at::Tensor ids = RandomIds(2, 9, shape_.vocab);
+  EXPECT_EQ(model_->Losses(ids, ids, &scored, {}).sizes(), ids.sizes());
+  EXPECT_FALSE(model_->Losses(ids, /*targets=*/{}, &routed, {}).defined());
+  ASSERT_EQ(routed.hidden_.size(), scored.hidden_.size());
+  for (size_t layer = 0; layer < scored.hidden_.size(); ++layer) {
+    EXPECT_EQ(routed.hidden_[layer].size(0), ids.numel());
+    EXPECT_TRUE(routed.hidden_[layer].equal(scored.hidden_[layer])) << "layer " << layer;
+  }
+}
+
 TEST_F(TinyModel, DecodingTokenByTokenAgreesWithPrefill) {
   const at::NoGradGuard no_grad;
   const at::Tensor ids = RandomIds(2, 60, shape_.vocab);

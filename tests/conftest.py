@@ -67,7 +67,7 @@ def fails(done, code, *parts):
     return line
 
 
-def carries_exactly(host, other_kernels=True):
+def carries_exactly(host, other_kernels=True, largest=1e-3):
     """Of `pointsman verify --host`'s JSON for 600 tokens and fp32: the host's routers do what the reference's do."""
     assert host["carries"] and host["silent_is_identical"]
     assert abs(host["gain_difference"]) < 1e-5 and abs(host["gain"]) > 10 * abs(host["gain_difference"])
@@ -75,7 +75,7 @@ def carries_exactly(host, other_kernels=True):
     for layer in host["layers"]:
         assert layer["rows"] == host["tokens"] and layer["searched"] > 0.05
         assert layer["fallback_changed"] == 0 and layer["nearest_changed"] < 0.01 and layer["experts_changed"] < 0.01
-        assert layer["logits_max"] < 1e-3 and (layer["logits_max"] > 0 or not other_kernels)
+        assert layer["logits_median"] < 1e-4 and layer["logits_max"] < largest and (layer["logits_max"] > 0 or not other_kernels)
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,8 @@ def test_verify_compares_a_memory_of_another_family_with_transformers(family, po
     build(pointsman, folder, corpus, off_domain, tmp_path / "memory", "prototypes", *HOSTED)
     host = pointsman.json("verify", tmp_path / "memory", *with_vllm, "--model", folder, "--max-tokens", "600", schema="verify", timeout=900,
                           env=ONE_CORE)
-    carries_exactly(host)
+    # A last neighbour that another rounding of its query swaps moves the rows behind it by some 1e-3; the median stays near 1e-6.
+    carries_exactly(host, largest=1e-2)
     assert host["reference"].startswith("transformers 5.")
 
 
