@@ -61,6 +61,21 @@ def test_every_route_is_described_and_every_description_served(spec):
     assert described(spec) == registered() - page
 
 
+def test_no_key_is_there_twice():
+    """A YAML reader takes the last of them, or none at all."""
+    def check(node, path):
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert sorted(set(keys)) == sorted(keys), path
+            for key, value in node.value:
+                check(value, f"{path}/{key.value}")
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                check(item, path)
+
+    check(yaml.compose(SPEC.read_text(), Loader=yaml.SafeLoader), "")
+
+
 def test_the_server_hands_out_its_description(server):
     status, headers, text = server.ask("GET", "/openapi.yaml")
     assert (status, headers["Content-Type"], text) == (200, "application/yaml", SPEC.read_bytes())
