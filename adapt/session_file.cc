@@ -47,7 +47,7 @@ Status CheckModel(const Json& file, const std::string& name, const Fingerprint& 
     return Error{
         ErrorCode::kMismatch,
         fmt::format("{}: learned on another model: {} {} (session) != {} (model); use the model it was learned "
-                    "on, or remove the file to begin a new session",
+                    "on, or begin a new session",
                     name, field.name, OneLine(stored.substr(0, 16)), (model.*field.value).substr(0, 16))};
   }
   return {};

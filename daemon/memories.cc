@@ -66,9 +66,9 @@ void MemoryRegistry::AddMetrics(const std::string& id, const std::shared_ptr<Mem
       [](const MemoryState& s) { return static_cast<double>(s.tokens); });
   add("pointsman_memory_open_tokens_total", "Of these, tokens at which its gate was open.",
       [](const MemoryState& s) { return static_cast<double>(s.open_tokens); });
-  add("pointsman_memory_gate_sum", "Sum of the gate over all tokens.",
+  add("pointsman_memory_gate_total", "Sum of the gate over all tokens.",
       [](const MemoryState& s) { return s.gate_sum.load(); });
-  add("pointsman_memory_confidence_sum", "Sum of gate times confidence over all tokens.",
+  add("pointsman_memory_confidence_total", "Sum of gate times confidence over all tokens.",
       [](const MemoryState& s) { return s.confidence_sum.load(); });
   const auto add_live = [&](const char* name, const char* help, auto value) {
     metrics_.AddCallback(name, help, "gauge", labels, [state, value] { return value(state->window.Read().all); });
@@ -87,6 +87,11 @@ void MemoryRegistry::AddMetrics(const std::string& id, const std::shared_ptr<Mem
                          if (!use.ok()) return 0.0;
                          const auto& calibration = use.value().loaded->memory->manifest().calibration;
                          return DriftOf(state->window.Read().all, calibration).alarm ? 1.0 : 0.0;
+                       });
+  metrics_.AddCallback("pointsman_memory_bytes", "Bytes of what is routed with, mapped or in RAM.", "gauge", labels,
+                       [this, id] {
+                         const auto use = Find(id);
+                         return use.ok() ? static_cast<double>(use.value().loaded->memory->stats().derived_bytes) : 0.0;
                        });
   metrics_.AddCallback("pointsman_memory_generation", "The generation in use.", "gauge", labels, [this, id] {
     const auto use = Find(id);

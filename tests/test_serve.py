@@ -148,12 +148,18 @@ def test_an_explanation_names_documents_and_experts(server, corpus):
     ({"prompt": "x", "presence_penalty": 1}, 422, "unprocessable", "presence_penalty"),
     ({"prompt": "x", "memory": "nobody"}, 404, "not_found", "nobody"),
     ({"prompt": "x", "session": "sess_x"}, 404, "not_found", "sess_x"),
-    ({"prompt": "x", "rewire": {"steps": 51}}, 400, "invalid_value", "rewire.steps"),
+    ({"prompt": "x", "rewire": {"steps": 51}}, 400, "invalid_value", "rewire.steps: 51"),
     ({"prompt": "x", "strength": 2}, 400, "invalid_value", "strength"),
     ([1], 400, "invalid_value", "object"),
 ])
 def test_wrong_requests_are_told_what_is_wrong(server, body, status, code, part):
     assert part in server.refused("POST", "/v1/completions", body, status, code)["message"]
+
+
+def test_a_field_of_rewire_is_named_once(server):
+    for rewire, param in (({"steps": 51}, "rewire.steps"), ({"layers": "first"}, "rewire.layers")):
+        error = server.refused("POST", "/v1/completions", {"prompt": "x", "rewire": rewire}, 400, "invalid_value")
+        assert error["param"] == param and error["message"].count(param) == 1 and error["message"].startswith(param)
 
 
 def test_what_is_no_json_is_refused(server):
@@ -163,7 +169,7 @@ def test_what_is_no_json_is_refused(server):
     assert server.refused("POST", "/v1/completions", b"{}", 415, "unsupported_media_type", {"Content-Type": "text/plain"})
 
 
-def test_a_session_learns_goes_on_and_moves(server):
+def test_a_session_learns_goes_on_and_moves(server, corpus):
     session = server.ok("POST", "/v1/sessions", {"memory": "headers"}, status=201)
     path = f"/v1/sessions/{session['id']}"
     event = server.ok("POST", f"{path}/context", {"text": "int a = 1; int b = 2; int c = 3; int d = 4;", "rewire": {"lr": 0.2}})
@@ -180,8 +186,13 @@ def test_a_session_learns_goes_on_and_moves(server):
     assert server.ok("GET", f"/v1/sessions/{copy['id']}/vectors") == exported
     exported["fingerprint"]["router_sha256"] = "0" * 64
     server.refused("PUT", f"/v1/sessions/{copy['id']}/vectors", exported, 409, "fingerprint_mismatch")
-    warm = server.ok("POST", "/v1/sessions", {"memory": "headers", "warm_start": {"text": PROMPT}}, status=201)
-    assert warm["layers"]
+    server.ok("PUT", f"/v1/sessions/{copy['id']}/vectors", server.ok("GET", f"{path}/vectors"))
+    (imported,) = server.ok("GET", f"/v1/sessions/{copy['id']}")["events"]
+    assert imported["loss_before"] is None and imported["loss_after"] is None  # an import measures nothing
+    context = {"text": sorted(corpus.rglob("*.h"))[3].read_text()[:200]}
+    warm = server.ok("POST", "/v1/sessions", {"memory": "headers", "warm_start": context}, status=201)
+    assert min(layer["norm"] for layer in warm["layers"]) > 0
+    server.refused("POST", "/v1/sessions", {"memory": "headers", "warm_start": context, "vectors": exported}, 400, "invalid_value")
     assert {s["id"] for s in server.ok("GET", "/v1/sessions")["data"]} >= {session["id"], copy["id"]}
     for one in (session, copy, warm):
         assert server.ok("DELETE", f"/v1/sessions/{one['id']}")["deleted"]

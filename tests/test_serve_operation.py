@@ -118,6 +118,9 @@ def test_keys_tenants_and_rotation(pointsman, model, built_memory, tmp_path):
         assert running.ok("GET", "/v1/memories", headers=writer)["data"] == []
         answer = running.ok("POST", "/v1/completions", {"prompt": "x", "max_tokens": 2}, headers=writer)
         assert answer["pointsman"]["memory"] is None
+        samples = running.ok("GET", "/metrics", headers=writer).decode()
+        assert "pointsman_engine_steps_total" in samples and "headers" not in samples
+        assert 'pointsman_memory_requests_total{memory="headers"} 0' in running.ok("GET", "/metrics", headers=reader).decode()
         session = running.ok("POST", "/v1/sessions", {}, status=201, headers=writer)
         running.refused("GET", f"/v1/sessions/{session['id']}", None, 404, "not_found", admin)
         # Rotation: a second line of the same name, then the first goes.

@@ -6,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import time
 
 import pytest
 from chromium import Chromium
@@ -296,6 +297,49 @@ def test_a_memory_shows_its_verdict_and_sizes(browser, server):
     visit(browser, server, "memories/headers")
     browser.evaluate("location.hash = '#memories/absent'")
     browser.wait_until("document.querySelector('#view-memories').textContent.includes(\"There is no memory 'absent'\")")
+
+
+def posted(browser, path):
+    """The JSON of the one POST to a path that ends so, which the page is about to send."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        browser.evaluate("0")  # takes in the events that have arrived
+        sent = [e["params"]["request"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+        bodies = [json.loads(r["postData"]) for r in sent if r["method"] == "POST" and r["url"].endswith(path)]
+        if bodies:
+            (body,) = bodies
+            return body
+        time.sleep(0.05)
+    raise AssertionError(f"nothing was posted to {path}")
+
+
+def test_a_document_is_added_with_tags_and_a_time(browser, server):
+    visit(browser, server, "memories/headers")
+    browser.evaluate("""(() => { const form = [...document.querySelectorAll('#view-memories details form')].find(f => f.querySelector('textarea'));
+        const [name, tags, days] = form.querySelectorAll('input');
+        name.value = 'a.h'; form.querySelector('textarea').value = 'int a;'; tags.value = 'new, , two words'; days.value = '0.5'; form.requestSubmit(); })()""")
+    assert posted(browser, "/documents") == {"name": "a.h", "text": "int a;", "tags": ["new", "two words"], "ttl_s": 43_200}
+
+
+def test_an_evaluation_asks_for_what_to_score(browser, server):
+    visit(browser, server, "memories/headers")
+    for answer, corpus in ((["thread\\n  asio \\n", ""], {"paths": ["thread", "asio"]}),
+                           (["", "int a;"], {"test_corpus": [{"name": "pasted text", "text": "int a;"}]})):
+        browser.events.clear()
+        browser.evaluate("[...document.querySelectorAll('#view-memories article .actions button')].find(b => b.textContent === 'Evaluate').click()")
+        browser.wait_until("!!document.querySelector('dialog[open]')")
+        browser.evaluate(f"""(() => {{ const [paths, text] = document.querySelectorAll('dialog textarea');
+            [paths.value, text.value] = ["{answer[0]}", "{answer[1]}"]; document.querySelector('dialog button.primary').click(); }})()""")
+        browser.wait_until("!document.querySelector('dialog')")
+        assert posted(browser, "/v1/evals") == {"memory": "headers", **corpus}
+        browser.wait_until("document.querySelectorAll('#view-memories .notice.bad').length === 1")  # a server without --jobs
+
+
+def test_what_rounds_to_nothing_has_no_sign(browser, server):
+    visit(browser, server)
+    shown = browser.call("Runtime.evaluate", expression="import('/web/format.js').then(f => [-5e-6, 5e-6, -6e-5, 0.1].map(v => f.signed(v)).join())",
+                         awaitPromise=True, returnByValue=True)["result"]["value"]
+    assert shown == "0.0000,0.0000,\u22120.0001,+0.1000"
 
 
 def test_sessions_show_their_losses(browser, server):

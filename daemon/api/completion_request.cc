@@ -160,7 +160,9 @@ void ReadOurs(FieldReader& fields, CompletionRequest& request) {
   request.shadow = fields.Flag("shadow", false);
   auto rewire = ParseRewire(fields.Member("rewire"), "rewire.");
   if (const auto* error = std::get_if<ApiError>(&rewire)) {
-    fields.Fail("rewire", error->message);
+    std::string_view message = error->message;  // which names the field already
+    if (message.starts_with(error->param + ": ")) message.remove_prefix(error->param.size() + 2);
+    fields.Fail(error->param, message);
   } else {
     request.rewire = std::get<std::optional<RewireFields>>(rewire);
   }

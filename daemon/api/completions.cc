@@ -162,6 +162,21 @@ std::shared_ptr<Running> Begin(ApiContext& context, const HttpRequest& http, Com
   return run;
 }
 
+// Where a choice's time went. The same metric is found again by its name and label.
+void ObserveStages(MetricRegistry& metrics, const CompletionTask::Done& done) {
+  const auto observe = [&](const char* stage, double seconds) {
+    metrics
+        .AddHistogram("pointsman_completion_stage_seconds",
+                      "Of each choice of a completion: waiting for a place, reading the prompt, generating, learning.",
+                      LatencyBuckets(), {{"stage", stage}})
+        .Observe(seconds);
+  };
+  observe("queue", done.queued_s);
+  observe("prefill", done.prefill_s);
+  observe("decode", done.decode_s);
+  if (done.adapt_s > 0) observe("adapt", done.adapt_s);
+}
+
 // Takes in one message; an error ends the request.
 std::optional<ApiError> Take(Running& run, Message& message) {
   ChoiceState& choice = run.choices[message.choice];
@@ -170,6 +185,7 @@ std::optional<ApiError> Take(Running& run, Message& message) {
   --run.open;
   if (!message.done->ok()) return FromError(message.done->error());
   choice.done = std::move(*message.done).value();
+  ObserveStages(run.context.metrics, choice.done);
   choice.finish_reason = FinishReasonName(choice.done.generation.finish_reason);
   return std::nullopt;
 }
@@ -285,7 +301,10 @@ asio::awaitable<void> Events(std::shared_ptr<Running> run, HttpStream& stream) {
   }
   KeepSession(*run);
   if (run->request.include_usage) {
-    co_await stream.Write(ServerSentEvent(UsageChunkJson(run->head, run->prompt_tokens, run->choices)));
+    json usage = UsageChunkJson(run->head, run->prompt_tokens, run->choices);
+    usage["pointsman"] = SummaryJson(run->Summary(), run->choices);
+    const std::string event = ServerSentEvent(usage);
+    co_await stream.Write(event);
   }
   co_await stream.Write("data: [DONE]\n\n");
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 
 #include "adapt/rerouting.h"
@@ -84,7 +85,7 @@ Result<std::shared_ptr<const SessionVectors>> WarmStart(const MoeModel& model, c
   Sequence sequence;
   sequence.inputs = tokens;
   sequence.targets.assign(tokens.size(), 0);
-  sequence.mask.assign(tokens.size(), 0);
+  sequence.mask.assign(tokens.size(), 1);  // the mean is over the tokens that count
   const std::vector<uint32_t> members{0};
   const Batch batch = MakeBatch(std::span(&sequence, 1), members);
   POINTSMAN_TRY(const VectorBatch mean, MeanRetrieved(model, batch, {bound.memory->loaded->tables, bound.strength}));
@@ -119,15 +120,17 @@ std::variant<Creation, ApiError> PrepareCreation(ApiContext& context, const Http
   const json* warm = fields.Member("warm_start");
   const json* vectors = fields.Member("vectors");
   fields.Finish();
+  const bool warms = warm && !warm->is_null(), imports = vectors && !vectors->is_null();
+  if (warms && imports) fields.Fail("vectors", "give vectors or a warm_start, not both");
   if (fields.error()) return *fields.error();
   auto bound = BindRouting(context, http.principal, {.memory = creation.memory, .session = {}, .strength = {}});
   if (const auto* error = std::get_if<ApiError>(&bound)) return *error;
   const auto& routing = std::get<BoundRouting>(bound);
-  if (vectors && !vectors->is_null()) {
+  if (imports) {
     auto imported = ImportVectors(context, vectors->dump());
     if (const auto* error = std::get_if<ApiError>(&imported)) return *error;
     creation.start = std::get<std::shared_ptr<const SessionVectors>>(imported);
-  } else if (warm && !warm->is_null()) {
+  } else if (warms) {
     if (!routing.memory) {
       return ApiError{ApiCode::kUnprocessable, "warm_start: there is no memory to start from; name one", "warm_start"};
     }
@@ -254,7 +257,9 @@ asio::awaitable<HttpResponse> Import(ApiContext& context, const HttpRequest& htt
     return ImportVectors(context, http.body);
   });
   if (const auto* error = std::get_if<ApiError>(&imported)) co_return ErrorResponse(*error);
-  const SessionEvent event{.unix_s = NowUnixSeconds(), .tokens = 0, .loss_before = 0, .loss_after = 0, .kept = true};
+  constexpr double kUnmeasured = std::numeric_limits<double>::quiet_NaN();
+  const SessionEvent event{
+      .unix_s = NowUnixSeconds(), .tokens = 0, .loss_before = kUnmeasured, .loss_after = kUnmeasured, .kept = true};
   const Status kept =
       context.sessions.Update(http.principal.name, http.parameters.at("id"),
                               std::get<std::shared_ptr<const SessionVectors>>(imported), event, NowUnixSeconds());

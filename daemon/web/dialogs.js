@@ -1,5 +1,5 @@
 // Questions: what the browser's own <dialog> gives for free is focus, Escape and a page that is inert behind it.
-import { el, uniqueId } from './dom.js';
+import { el, field, uniqueId } from './dom.js';
 
 function open(title, content, buttons, className = '') {
   const id = uniqueId('dialog');
@@ -44,6 +44,23 @@ export async function askKey(message, kept) {
   ]);
   if (answer === 'forget') return '';
   return answer === 'use' && input.value.trim() !== '' ? input.value.trim() : null;
+}
+
+// What a memory is scored on, as fields of an evaluation; null for no evaluation.
+export async function askCorpus(memory) {
+  const paths = el('textarea', { rows: 2, autofocus: true, spellcheck: 'false' });
+  const text = el('textarea', { rows: 6 });
+  const content = [
+    field('What it was built from', paths, 'Paths below the server\u2019s --corpus-root, one a line: the test documents that its build set aside are scored.'),
+    field('Or a text to score it on', text, 'Text that the memory has not seen.'),
+  ];
+  const answer = await open(`Evaluate ${memory}`, content, [
+    el('button', { value: 'yes', class: 'primary' }, 'Evaluate'),
+    el('button', { value: 'no', formnovalidate: true }, 'Cancel'),
+  ], 'wide');
+  if (answer !== 'yes') return null;
+  const lines = paths.value.split('\n').map((line) => line.trim()).filter(Boolean);
+  return { ...(lines.length ? { paths: lines } : {}), ...(text.value ? { test_corpus: [{ name: 'pasted text', text: text.value }] } : {}) };
 }
 
 export function show(title, content) {

@@ -35,8 +35,11 @@ export function createDocuments(id, path) {
 
   const name = el('input', { type: 'text', required: true, autocomplete: 'off' });
   const text = el('textarea', { rows: 5, required: true });
+  const tags = el('input', { type: 'text', autocomplete: 'off' });
+  const days = el('input', { type: 'number', min: 0.01, max: 36600, step: 'any' });
   const add = el('details', { id: uniqueId('add') }, el('summary', {}, 'Add a document'),
-    el('form', { submit: runAdd }, field('Name', name), field('Text', text), el('p', { class: 'actions' }, el('button', { type: 'submit', class: 'primary' }, 'Add'))));
+    el('form', { submit: runAdd }, field('Name', name), field('Text', text),
+      field('Tags', tags, 'Separated by commas; may be left empty.'), field('Days until it is deleted', days, 'Empty: it stays.'), el('p', { class: 'actions' }, el('button', { type: 'submit', class: 'primary' }, 'Add'))));
 
   let documents = [];
   let generation = null;
@@ -58,7 +61,12 @@ export function createDocuments(id, path) {
   async function runAdd(event) {
     event.preventDefault();
     try {
-      await api.post(`${path}/documents`, { name: name.value, text: text.value });
+      await api.post(`${path}/documents`, {
+        name: name.value,
+        text: text.value,
+        tags: tags.value.split(',').map((word) => word.trim()).filter(Boolean),
+        ttl_s: Math.round(86400 * Number(days.value)),
+      });
       announce(`${name.value} is being added.`);
       event.target.reset();
       location.hash = '#jobs';
@@ -99,9 +107,10 @@ export function createDocuments(id, path) {
     swap(box, table(`${plural(documents.length, 'document')} shown.`, [
       { title: 'Document', cell: (d) => d.source },
       { title: 'Role', cell: (d) => el('span', { class: 'badges' }, badge(d.role), d.masked ? badge('deleted', 'reject') : null) },
-      { title: 'Tokens', number: true, cell: (d) => number(d.tokens) },
+      { title: 'Tokens', number: true, cell: (d) => (d.tokens > 0 ? number(d.tokens) : el('span', { class: 'soft' }, 'not kept')) },
       { title: 'Tags', cell: (d) => (d.tags?.length ? el('span', { class: 'badges' }, d.tags.map((word) => badge(word))) : '\u2013') },
       { title: 'Added', cell: (d) => dateTime(d.added) },
+      ...(documents.some((d) => d.expires) ? [{ title: 'Expires', cell: (d) => dateTime(d.expires ?? NaN) }] : []),
       {
         title: 'Actions', cell: (d) => el('span', { class: 'row-actions' },
           el('button', { type: 'button', id: `text-${d.id}`, 'aria-label': `Text of ${d.source}`, click: () => showText(d) }, 'Text'),

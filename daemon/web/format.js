@@ -10,7 +10,9 @@ export function number(value, digits = 0) {
 
 export function signed(value, digits = 4) {
   if (!Number.isFinite(value)) return NONE;
-  return (value < 0 ? MINUS : '+') + Math.abs(value).toFixed(digits);
+  const size = Math.abs(value).toFixed(digits);
+  if (Number(size) === 0) return size;  // no sign: it rounds to nothing
+  return (value < 0 ? MINUS : '+') + size;
 }
 
 // An end of an interval that is null is infinite: the test was too small to bound it.

@@ -7,6 +7,7 @@ import { bytes, number, rate, seconds, share } from './format.js';
 import { quantile, sum, values } from './metrics.js';
 
 const DURATION = 'pointsman_http_request_duration_seconds';
+const NO_ROUTE = 'none';  // the label of what the HTTP layer refused
 const REQUESTS = 'pointsman_http_requests_total';
 const COMPLETIONS = ['/v1/completions', '/v1/chat/completions'];
 const LATENCY_SPAN = 6;  // samples: quantiles of single seconds would jump
@@ -95,7 +96,7 @@ export function createHealth(root, history) {
     charts.tokens.update([perSecond('pointsman_engine_generated_tokens_total'), perSecond('pointsman_engine_prompt_tokens_total')], from, now);
     charts.load.update([history.gauge((f) => sum(f, 'pointsman_engine_running')), history.gauge((f) => sum(f, 'pointsman_engine_waiting'))], from, now);
     charts.latency.update([latency(0.5), latency(0.99)], from, now);
-    charts.hits.update([perToken('pointsman_memory_open_tokens_total'), perToken('pointsman_memory_confidence_sum')], from, now);
+    charts.hits.update([perToken('pointsman_memory_open_tokens_total'), perToken('pointsman_memory_confidence_total')], from, now);
   }
 
   function drawTiles(status) {
@@ -130,7 +131,7 @@ export function createHealth(root, history) {
       return;
     }
     swap(routes, table('Since the server\u2019s start. Latency is from a request\u2019s first byte to its answer\u2019s last.', [
-      { title: 'Route', cell: (row) => el('code', {}, row.name) },
+      { title: 'Route', cell: (row) => (row.name === NO_ROUTE ? 'refused before a route was chosen' : el('code', {}, row.name)) },
       { title: 'Requests', number: true, cell: (row) => number(row.count) },
       { title: '4xx', number: true, cell: (row) => number(row.refused) },
       { title: '5xx', number: true, cell: (row) => number(row.failed) },
@@ -150,7 +151,7 @@ export function createHealth(root, history) {
         p50: quantile(0.5, null, families, DURATION, own) ?? NaN,
         p99: quantile(0.99, null, families, DURATION, own) ?? NaN,
       };
-    }).filter((row) => row.name.startsWith('/v1/')).sort((a, b) => b.count - a.count);
+    }).filter((row) => row.name.startsWith('/v1/') || row.name === NO_ROUTE).sort((a, b) => b.count - a.count);
   }
 
   return {

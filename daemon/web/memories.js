@@ -1,6 +1,6 @@
 // Memories: what each is worth, what it holds, how it is used; its switches, drift and diagnosis.
 import * as api from './api.js';
-import { confirm } from './dialogs.js';
+import { askCorpus, confirm } from './dialogs.js';
 import { createDocuments } from './documents.js';
 import { announce, badge, el, facts, notice, onChange, swap, switchButton, table, tell } from './dom.js';
 import { bytes, interval, number, plural, share, signed } from './format.js';
@@ -95,11 +95,11 @@ function diagnosis(answer) {
   return [
     answer.summary ? el('p', {}, answer.summary) : null,
     answer.findings?.length ? table('What was found, and what to do next.', [
-      { title: 'Finding', cell: (row) => row.what },
+      { title: 'Finding', cell: (row) => row.what.replaceAll('_', ' ') },
       { title: 'Value', number: true, cell: (row) => word(row.value) },
       { title: 'Expected', number: true, cell: (row) => word(row.expected) },
       { title: 'Next', cell: (row) => row.next ?? '\u2013' },
-    ], answer.findings) : el('p', { class: 'empty' }, 'Nothing is out of the ordinary.'),
+    ], answer.findings, 'words') : el('p', { class: 'empty' }, 'Nothing is out of the ordinary.'),
   ];
 }
 
@@ -192,7 +192,8 @@ export function createMemories(root) {
     }, 'Reload from disk');
     const evaluate = el('button', {
       type: 'button', click: async () => {
-        if (await act(() => api.post('/v1/evals', { memory: id }), 'The evaluation has started.')) location.hash = '#jobs';
+        const corpus = await askCorpus(id);
+        if (corpus && await act(() => api.post('/v1/evals', { memory: id, ...corpus }), 'The evaluation has started.')) location.hash = '#jobs';
       },
     }, 'Evaluate');
 

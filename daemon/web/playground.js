@@ -193,7 +193,7 @@ export function createPlayground(root) {
       adapted.fork(same);
     }
     verdict.textContent = [
-      a === b ? 'Both answers are the same.' : `The answers part after ${plural(same, 'character')}.`,
+      a === b ? 'Both answers are the same.' : same === 0 ? 'The answers differ from their first character on.' : `The answers part after ${plural(same, 'character')}.`,
       `The gate was open at ${share(open / total)} of the tokens, mean confidence ${number(mean, 2)}; other experts at ${plural(changed, 'token')} of ${number(adapted.tokens.length)}.`,
     ].join(' ');
     announce(verdict.textContent);
