@@ -120,6 +120,18 @@ def test_items_are_limited_and_bad_rows_are_named(ask, pointsman, model, corpus,
     assert re.search(r"^  frozen +\d+\.\d ", done.stdout, re.MULTILINE)
 
 
+def test_rows_that_are_not_scored_are_counted(pointsman, model, corpus, off_domain, tmp_path):
+    """A template makes rows near-duplicates of one another, of which two are scored; a row of a few tokens is none."""
+    template = "The clerk asks the visitor to write the name, the town and the reason of the call into the book, and says: "
+    rows = [{"prompt": template + text, "answer": "#### 1"} for text in ("come in", "sit down", "go on", "wait here", "read it")]
+    arguments = ("eval", "--model", model, "--corpus", corpus, "--off-domain", off_domain, *FROZEN, "--test-corpus")
+    done = pointsman.ok(*arguments, write_rows(tmp_path / "alike.jsonl", [*rows, {"prompt": "2 + 2 =", "answer": "4"}]))
+    assert "4 of 6 documents of the test corpus were not scored" in done.stdout
+    assert "not scored" not in pointsman.ok(*arguments, write_rows(tmp_path / "two.jsonl", rows[:2])).stdout
+    short = write_rows(tmp_path / "short.jsonl", [{"prompt": f"{i} + 1 =", "answer": str(i + 1)} for i in range(3)])
+    fails(pointsman(*arguments, short), 2, "--test-corpus: nothing to score", "16 tokens")
+
+
 def test_rows_that_are_no_task_are_refused(pointsman, model, corpus, off_domain, tmp_path):
     rows = write_rows(tmp_path / "rows.jsonl", [{"text": text} for text in sentences(3)])
     arguments = ("eval", "--model", model, "--corpus", corpus, "--off-domain", off_domain, *FROZEN, "--test-corpus")

@@ -65,7 +65,8 @@ constexpr std::array kOptions = {
 
     Required(
         Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
-    Option("corpus", kPaths, "eval", "PATH", "", "files or folders; with --memory the build's own are known"),
+    Option("corpus", kPaths, "eval", "PATH", "",
+           "files or folders; with --memory those it was built from: its test split is found in them"),
     Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",
            "the fields of a .jsonl row that make its text, in this order; none = messages, prompt and completion, or "
            "text where there are such fields, else all texts of the row"),

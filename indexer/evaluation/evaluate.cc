@@ -1,4 +1,6 @@
 // Evaluate(): what `pointsman eval` does, from options to report.
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -202,10 +204,15 @@ class Evaluation {
     }
     if (!options_.test_corpus.empty()) POINTSMAN_CHECK_OK(LoadTestCorpus(test));
     test_ = MakeScoredText(model_, std::move(test), SplitRole::kTest);
-    if (test_.sequences.empty()) {
+    if (!test_.sequences.empty()) return {};
+    if (options_.test_corpus.empty()) {
       return Error{ErrorCode::kInvalidArgument, "test split: no document; give a larger --corpus or a --test-corpus"};
     }
-    return {};
+    return Error{
+        ErrorCode::kInvalidArgument,
+        fmt::format("--test-corpus: nothing to score: a document (a row of a .jsonl file) needs {} tokens, and "
+                    "{} are near-duplicates of reference or calibration documents",
+                    SplitBudgets{}.min_tokens_per_document, left_out_)};
   }
 
   // The test documents that the manifest names, found again in --corpus by their content.
@@ -254,6 +261,13 @@ class Evaluation {
     POINTSMAN_TRY(Corpus corpus, PrepareTestCorpus(model_.tokenizer(), IngestOf(options_.data, options_.test_corpus),
                                                    budgets, options_.data.seed, known));
     Say(options_.data, "test corpus: " + corpus.report.Summary());
+    if (const uint64_t kept = corpus.documents.size() + corpus.known_left; kept < corpus.report.documents) {
+      notes_.push_back(
+          fmt::format("{} of {} documents of the test corpus were not scored: over --max-test-tokens, "
+                      "shorter than {} tokens, or a near-duplicate of {} that were",
+                      corpus.report.documents - kept, corpus.report.documents, budgets.min_tokens_per_document,
+                      budgets.max_documents_per_cluster));
+    }
     test = std::move(corpus.documents);
     // Without stored text (--no-text) only identical documents are known.
     std::set<std::string> identical;

@@ -18,7 +18,7 @@ constexpr std::array kCommands = {
             RunBuild},
     Command{
         "eval", "score a memory and its rivals on held-out text: the verdict",
-        "pointsman eval --model models/reference --memory build/memory --require adopt\n"
+        "pointsman eval --model models/reference --memory build/memory --corpus docs/ --require adopt\n"
         "  pointsman eval --capture transformers --python .venv/bin/python --model mixtral/ --memory memory --corpus "
         "docs/\n"
         "  pointsman eval --model models/reference --memory build/gsm8k --test-corpus test.jsonl --task exact\n"
