@@ -20,6 +20,7 @@
 #include "adapt/token_values.h"
 #include "adapt/trainer.h"
 #include "indexer/calibrate.h"
+#include "indexer/candidates.h"
 #include "indexer/corpus.h"
 #include "indexer/job.h"
 #include "memory/copy_tables.h"
@@ -145,7 +146,7 @@ Status Addition::Train() {
     rows->SetEntryValues(OptimizeTokenValues(model_, sequences_, values).values);
   } else {
     TrainOptions train;
-    train.epochs = options_.epochs;
+    train.epochs = AddedEpochs(manifest_, sequences_.size());
     train.noise = 1;  // as in a build (docs/decisions/005-training.md)
     train.seed = options_.seed;
     train.threads = options_.threads;
@@ -321,6 +322,12 @@ Result<AddReport> Addition::Run() {
 double AddedShare(const Manifest& manifest) {
   const auto added = static_cast<double>(SettingOf(manifest, kAddedTokens, 0));
   return manifest.reference_tokens == 0 ? 0 : std::min(1.0, added / static_cast<double>(manifest.reference_tokens));
+}
+
+int AddedEpochs(const Manifest& manifest, size_t sequences) {
+  const auto preset = manifest.settings.find("preset");
+  return std::max(kLeastEpochs,
+                  TrainingSizeOf(preset == manifest.settings.end() ? "default" : preset->second, sequences).epochs);
 }
 
 Result<AddReport> AddDocuments(const AddOptions& options) {

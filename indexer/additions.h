@@ -3,6 +3,7 @@
 // is. docs/decisions/015-adding-documents.md compares that with a rebuild.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -23,7 +24,6 @@ struct AddOptions {
   std::string name;                     // the source of the one document there is; empty: its path
   int64_t ttl_s = 0;                    // 0: the documents never expire
   std::vector<std::string> off_domain;  // unrelated text; empty: what the build used, if it is there still
-  int epochs = 6;
   uint64_t seed = 0;
   int threads = 2;
   bool quiet = false;
@@ -45,6 +45,10 @@ struct AddReport {
 inline constexpr const char* kAddedTokens = "added-tokens";  // among the manifest's settings
 inline constexpr double kRebuildShare = 0.25;
 double AddedShare(const Manifest& manifest);
+
+// Epochs for so many sequences of new documents: a build's own rule for its preset, since here, too, it is steps that a
+// small text wants, and never fewer than the default's least.
+int AddedEpochs(const Manifest& manifest, size_t sequences);
 
 // Adds, publishes the next generation, and marks the verdict as stale. An error leaves what was published; a repeated
 // call goes on after an interruption. The trained kinds that the build kept beside the published one are dropped: they
