@@ -102,18 +102,17 @@ def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, round
         with attach(model, memory, **binding) as adapted, adapted.bind(Binding(memory) if on else None):
             caches[on] = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
     for round_ in range(rounds):
+        # The same for both: how many experts a batch reads depends on its tokens.
+        token = torch.randint(2, model.config.vocab_size, (batch, 1), generator=generator)
         for on in ((False, True) if round_ % 2 == 0 else (True, False)):
             adapted = attach(model, memory, **binding) if on else None
             clock = Clock(adapted) if adapted else None
-            token = torch.randint(2, model.config.vocab_size, (batch, 1), generator=generator)
             for phase, work in (("decode", lambda: model(input_ids=token, past_key_values=caches[on], logits_to_keep=1)),
                                 ("prefill", lambda: model(input_ids=ids, use_cache=True, logits_to_keep=1))):
+                if phase == "decode":
+                    work()  # untimed: what was attached anew makes its slots and its tables, and both sides follow a decode pass
+                    caches[on].crop(-1)
                 if clock:
-                    clock.seconds = 0.0
-                if adapted:
-                    if phase == "decode" and round_ == 0:
-                        work()  # a new engine makes its slots and its tables
-                        caches[on].crop(-1)
                     clock.seconds = 0.0
                 seconds[phase, on].append(timed(work))
                 if clock:
