@@ -1,6 +1,7 @@
 """bench route and bench build on small sizes: what they print, and that both sides really did the same work."""
 
 import importlib.util
+import os
 import pathlib
 import sys
 
@@ -94,6 +95,7 @@ def test_bench_daemon_refuses_a_part_that_is_not_there(pointsman, model):
     fails(pointsman("bench", "daemon", "--model", model, "--parts", "speed", *SMALL_DAEMON), 2, "--parts speed", "overload")
 
 
+VLLM = ROOT / ".venv-vllm/bin/python"
 SMALL_HOSTS = ("bench", "hosts", "--shape", "small", "--entries", "500", "--rounds", "1")
 
 
@@ -110,7 +112,22 @@ def test_bench_hosts_measures_each_host_with_and_without(pointsman):
     assert document["runtime_over_transformers"] == pytest.approx(ours / theirs)
 
 
+@pytest.mark.skipif(not os.environ.get("POINTSMAN_VLLM_LONG") or not VLLM.exists(),
+                    reason="a minute in vLLM: tools/setup vllm, then POINTSMAN_VLLM_LONG=1 runs it")
+def test_bench_hosts_measures_vllm_with_fewer_layers_and_without_what_does_not_fit(pointsman):
+    document = pointsman.json(*SMALL_HOSTS, "--hosts", "vllm", "--batch", "1,3,4096", "--prompt-tokens", "200", "--vllm-python", VLLM,
+                              "--scripts", ROOT / "tools" / "bench", schema="bench_hosts")
+    about, runs = document["vllm"], {(run["host"], run["phase"], run["batch"]): run for run in document["runs"]}
+    assert document["layers"] == 3 and about["layers"] == 2 and about["skipped_batches"] == [4096]
+    assert set(runs) == {("vllm", phase, batch) for phase in ("decode", "prefill") for batch in (1, 3)}
+    for run in runs.values():
+        assert run["overhead"] == pytest.approx(run["frozen_tokens_per_s"] / run["memory_tokens_per_s"] - 1)
+        assert run["routing"] > 0
+    assert document["runtime_over_transformers"] is None
+
+
 def test_bench_hosts_names_what_is_missing(pointsman):
+    fails(pointsman(*SMALL_HOSTS, "--hosts", "vllm", "--vllm-python", "/nowhere/python"), 1, "/nowhere/python", "tools/setup vllm", "--vllm-python")
     fails(pointsman(*SMALL_HOSTS, "--hosts", "mlx"), 2, "--hosts mlx", "llama.cpp")
     fails(pointsman(*SMALL_HOSTS, "--hosts", "llama.cpp"), 2, "--gguf", "gguf_from_hf.py")
     fails(pointsman(*SMALL_HOSTS, "--hosts", "transformers", "--python", "/nowhere/python"), 1, "/nowhere/python", "tools/setup bench")

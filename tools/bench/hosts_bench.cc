@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include <algorithm>
+
 #include "models/testing/tiny_model.h"
 #include "tools/bench/child_output.h"
 #include "tools/bench/child_server.h"
@@ -13,6 +15,9 @@ namespace pointsman {
 namespace {
 
 using nlohmann::json;
+
+// vLLM cannot share weights between layers: 1.6 GB each at OLMoE-1B-7B's widths.
+constexpr int64_t kLayersOfVllm = 2;
 
 // Decoding in this process, as `bench route` measures it.
 Status OfRuntime(const HostsBenchOptions& options, json& runs) {
@@ -35,20 +40,25 @@ Status OfRuntime(const HostsBenchOptions& options, json& runs) {
   return {};
 }
 
-Status OfTransformers(const HostsBenchOptions& options, json& runs) {
-  const std::filesystem::path script = options.scripts / "hosts_transformers.py";
+// A host that is a Python script, and what installs its Python.
+struct PythonHost {
+  std::filesystem::path python;
+  std::string script, remedy;
+};
+
+// What it prints for a model and a random memory of `shape`.
+Result<json> OfPython(const HostsBenchOptions& options, const MoeConfig& shape, const PythonHost& host) {
   // The package as it was built beside this program; an installed one is found without.
   const auto package = BesideThisProgram("python");
   const testing::TemporaryDirectory folder;
-  POINTSMAN_CHECK_OK(WriteRandomMemory(folder.path() / "memory", options.shape, {.rows = options.entries}));
+  POINTSMAN_CHECK_OK(WriteRandomMemory(folder.path() / "memory", shape, {.rows = options.entries}));
   std::string batches;
   for (const int64_t batch : options.batches) batches += fmt::format("{}{}", batches.empty() ? "" : ",", batch);
-  std::vector<std::string> arguments = {options.python.string(), script.string(), "--memory",
+  std::vector<std::string> arguments = {host.python.string(), (options.scripts / host.script).string(), "--memory",
                                         (folder.path() / "memory").string()};
   const auto give = [&](const char* name, std::string value) {
     arguments.insert(arguments.end(), {name, std::move(value)});
   };
-  const MoeConfig& shape = options.shape;
   for (const auto& [name, value] : {std::pair{"--layers", shape.num_layers},
                                     {"--hidden", shape.hidden_size},
                                     {"--inner", shape.intermediate_size},
@@ -63,8 +73,29 @@ Status OfTransformers(const HostsBenchOptions& options, json& runs) {
   }
   give("--batch", batches);
   give("--dtype", options.dtype);
-  POINTSMAN_TRY(json answer, JsonOfChild(arguments, "tools/setup bench", "PYTHONPATH=" + package.string()));
+  return JsonOfChild(arguments, host.remedy, "PYTHONPATH=" + package.string());
+}
+
+Status OfTransformers(const HostsBenchOptions& options, json& runs) {
+  POINTSMAN_TRY(json answer,
+                OfPython(options, options.shape, {options.python, "hosts_transformers.py", "tools/setup bench"}));
   for (json& run : answer["runs"]) runs.push_back(std::move(run));
+  return {};
+}
+
+// `about`: what the report says of vLLM alone.
+Status OfVllm(const HostsBenchOptions& options, json& runs, json& about) {
+  if (!std::filesystem::exists(options.vllm_python)) {
+    return Error{ErrorCode::kNotFound,
+                 fmt::format("{}: vLLM's Python is not there: run `tools/setup vllm` in the source "
+                             "folder, or give --vllm-python",
+                             options.vllm_python.string())};
+  }
+  MoeConfig shape = options.shape;
+  shape.num_layers = std::min(shape.num_layers, kLayersOfVllm);
+  POINTSMAN_TRY(json answer, OfPython(options, shape, {options.vllm_python, "hosts_vllm.py", "tools/setup vllm"}));
+  for (json& run : answer["runs"]) runs.push_back(std::move(run));
+  about = std::move(answer["vllm"]);
   return {};
 }
 
@@ -105,18 +136,20 @@ double DecodeRate(const json& runs, const char* host) {
 }  // namespace
 
 Result<json> BenchHosts(const HostsBenchOptions& options) {
-  json runs = json::array();
+  json runs = json::array(), vllm;
   for (const std::string& host : options.hosts) {
     spdlog::info("hosts: {}", host);
     if (host == "runtime") {
       POINTSMAN_CHECK_OK(OfRuntime(options, runs));
     } else if (host == "transformers") {
       POINTSMAN_CHECK_OK(OfTransformers(options, runs));
+    } else if (host == "vllm") {
+      POINTSMAN_CHECK_OK(OfVllm(options, runs, vllm));
     } else if (host == "llama.cpp") {
       POINTSMAN_CHECK_OK(OfLlama(options, runs));
     } else {
       return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("--hosts {}: use runtime, transformers or llama.cpp, with commas between", host)};
+                   fmt::format("--hosts {}: use runtime, transformers, vllm or llama.cpp, with commas between", host)};
     }
   }
   json report = {{"layers", options.shape.num_layers},
@@ -125,6 +158,7 @@ Result<json> BenchHosts(const HostsBenchOptions& options) {
                  {"dtype", options.dtype}};
   const double ours = DecodeRate(runs, "runtime"), theirs = DecodeRate(runs, "transformers");
   report["runtime_over_transformers"] = ours > 0 && theirs > 0 ? json(ours / theirs) : json();
+  if (!vllm.is_null()) report["vllm"] = std::move(vllm);
   report["runs"] = std::move(runs);
   return report;
 }

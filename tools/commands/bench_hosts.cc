@@ -31,6 +31,7 @@ Result<Output> RunBenchHosts(const Settings& settings) {
   options.dtype = settings.Text("dtype");
   options.gguf = settings.Path("gguf");
   options.python = settings.Path("python");
+  options.vllm_python = settings.Path("vllm-python");
   options.scripts = settings.Path("scripts");
   POINTSMAN_TRY(const nlohmann::json report, BenchHosts(options));
 
@@ -43,6 +44,15 @@ Result<Output> RunBenchHosts(const Settings& settings) {
         run["phase"].get<std::string>(), run["batch"].get<int64_t>(), run["frozen_tokens_per_s"].get<double>(),
         run["memory_tokens_per_s"].get<double>(), run["overhead"].get<double>() * 100,
         run["routing"].is_number() ? fmt::format("{:.1f}%", run["routing"].get<double>() * 100) : "");
+  }
+  if (report.contains("vllm")) {
+    const nlohmann::json& vllm = report["vllm"];
+    output.text +=
+        fmt::format("vLLM {}: {} layers of its own weights, of the {} measured elsewhere\n",
+                    vllm["version"].get<std::string>(), vllm["layers"].get<int64_t>(), report["layers"].get<int64_t>());
+    for (const nlohmann::json& batch : vllm["skipped_batches"]) {
+      output.text += fmt::format("vLLM: batch {} left out, its KV does not fit\n", batch.get<int64_t>());
+    }
   }
   if (report["runtime_over_transformers"].is_number()) {
     output.text += fmt::format("our runtime decodes {:.2f} x as fast as transformers, one sequence, frozen\n",

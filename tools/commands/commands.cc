@@ -70,7 +70,7 @@ constexpr std::array kCommands = {
             RunStudyRewire},
     Command{"bench-route", "what routing costs beside one decode step of OLMoE-1B-7B's shape",
             "pointsman bench route --entries 100000 --prototypes 2048", RunBenchRoute},
-    Command{"bench-hosts", "what a memory costs inside transformers, llama.cpp and our own runtime",
+    Command{"bench-hosts", "what a memory costs inside transformers, vLLM, llama.cpp and our own runtime",
             "pointsman bench hosts --batch 1,8 --threads 2", RunBenchHosts},
     Command{"bench-build", "the build against PyTorch scripts that make the same values",
             "pointsman bench build --model models/reference --corpus /usr/include/c++ --threads 2", RunBenchBuild},
