@@ -460,8 +460,12 @@ Status Daemon::Wait() {
       if (signal == SIGTERM || signal == SIGINT) std::_Exit(130);
     }
   });
-  if (impl_->jobs) impl_->jobs->Stop();  // ends the streams of their events, too
+  // Ends the streams of their events, too. Beside the drain: a child that takes its time must not keep the door open.
+  const std::future<void> jobs_end = std::async(std::launch::async, [&] {
+    if (impl_->jobs) impl_->jobs->Stop();
+  });
   const bool in_time = impl_->server->Drain();
+  jobs_end.wait();
   drained = true;
   impatient.join();
   impl_->log->Write(in_time ? LogLevel::kInfo : LogLevel::kWarning,

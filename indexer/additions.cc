@@ -23,6 +23,7 @@
 #include "indexer/candidates.h"
 #include "indexer/corpus.h"
 #include "indexer/job.h"
+#include "indexer/progress.h"
 #include "memory/copy_tables.h"
 #include "memory/deletion.h"
 #include "memory/layer_index.h"
@@ -47,6 +48,7 @@ class Addition {
     data_.jsonl_fields = options.jsonl_fields;
     data_.threads = options.threads;
     data_.quiet = options.quiet;
+    data_.progress = options.progress;
   }
 
   Result<AddReport> Run();
@@ -150,9 +152,13 @@ Status Addition::Train() {
     train.noise = 1;  // as in a build (docs/decisions/005-training.md)
     train.seed = options_.seed;
     train.threads = options_.threads;
+    Progress progress("train", static_cast<uint64_t>(train.epochs) * CountTargets(sequences_), "tokens",
+                      ProgressOf(data_));
+    train.on_progress = [&](uint64_t tokens) { progress.Advance(tokens); };
     train.on_epoch = [&](const EpochReport& e) {
-      if (e.epoch > 0)
-        Say(fmt::format("epoch {}: {:.4f} nats on the new documents, {:.0f} s", e.epoch, e.train_nll, e.seconds));
+      if (e.epoch == 0) return;
+      Say(fmt::format("epoch {}: {:.4f} nats on the new documents, {:.0f} s", e.epoch, e.train_nll, e.seconds));
+      progress.NoteLoss(e.train_nll);
     };
     pointsman::Train(model_, *rows, sequences_, {}, train);
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "indexer/new_documents.h"
+#include "indexer/progress.h"
 #include "memory/document.h"
 #include "memory/manifest.h"
 #include "memory/result.h"
@@ -27,6 +28,7 @@ struct AddOptions {
   uint64_t seed = 0;
   int threads = 2;
   bool quiet = false;
+  ProgressStyle progress = ProgressStyle::kAuto;
 };
 
 struct AddReport {

@@ -195,6 +195,13 @@ def test_added_documents_route_at_once(pointsman, model, memory, new_text):
     assert largest["source"] in {n["document"] for n in neighbours}
 
 
+def test_progress_of_an_addition_for_programs(pointsman, model, memory, new_text):
+    done = pointsman.ok("docs", "add", memory, "--model", model, "--threads", "1", "--corpus", new_text, "--progress", "json", "--json")
+    trained = [u for u in map(json.loads, (line for line in done.stderr.splitlines() if line.startswith("{"))) if u["stage"] == "train"]
+    assert trained[0]["done"] == 0 and trained[-1]["done"] == trained[-1]["total"] > json.loads(done.stdout)["tokens"]
+    assert 0 < trained[-1]["loss"] < 20
+
+
 def test_threads_do_not_change_what_is_added(pointsman, model, memory, new_text, tmp_path):
     twin = shutil.copytree(memory, tmp_path / "twin")
     add(pointsman, model, memory, new_text)

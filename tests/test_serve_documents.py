@@ -56,6 +56,7 @@ def test_search_by_vector_needs_a_layer_and_the_models_width(server):
     server.refused("POST", search, {"vector": [0.5] * 63, "layer": layer}, 400, "invalid_value")
     server.refused("POST", search, {"vector": [0.5] * 64, "layer": 77}, 400, "invalid_value")
     server.refused("POST", search, {"vector": [0.5] * 64, "layer": layer, "text": "both"}, 400, "invalid_value")
+    assert "or a vector" in server.refused("POST", search, {"k": 3}, 400, "invalid_value")["message"]
     server.refused("POST", search, {"text": ""}, 422, "context_length_exceeded")
     server.refused("POST", search, {"text": "x " * 5000}, 422, "context_length_exceeded")
     server.refused("POST", search, {"text": "x", "k": 101}, 400, "invalid_value")

@@ -5,6 +5,8 @@
 
 #include <ctime>
 
+#include "memory/document_id.h"
+
 namespace pointsman {
 
 std::string TimeText(int64_t unix_s) {
@@ -13,10 +15,10 @@ std::string TimeText(int64_t unix_s) {
 
 nlohmann::json DocumentJson(const Document& document) {
   return {
-      {"document", fmt::format("{:016x}", document.hash)},
+      {"document", DocumentIdText(document.hash)},
       {"source", document.source},
       {"sha256", document.sha256},
-      {"cluster", fmt::format("{:016x}", document.cluster)},
+      {"cluster", DocumentIdText(document.cluster)},
       {"role", SplitRoleText(document.role)},
       {"tokens", document.tokens.size()},
       {"tags", document.tags},

@@ -382,7 +382,7 @@ constexpr std::array kOptions = {
     Within(0, 4096,
            Option("threads", kInteger, kWithModel, "N", "0",
                   "threads to compute with; 0 = one a core. The result does not depend on it")),
-    Choice("auto json", Option("progress", kChoice, "build eval probe", "STYLE", "auto",
+    Choice("auto json", Option("progress", kChoice, "build eval probe docs-add", "STYLE", "auto",
                                "on standard error: auto is a bar on a terminal and plain lines elsewhere; json is for "
                                "programs, a line of JSON about every half second")),
     Option("config", kPath, kEverywhere, "FILE", "", "a TOML file with these options; pointsman config prints one"),

@@ -12,6 +12,7 @@
 #include "daemon/api/jobs.h"
 #include "daemon/json_body.h"
 #include "memory/deletion.h"
+#include "memory/document_id.h"
 #include "memory/snapshot.h"
 #include "memory/split_role.h"
 
@@ -25,7 +26,7 @@ constexpr size_t kLongestName = 1000;
 constexpr uint64_t kMostDocuments = 1000, kUsualDocuments = 100;  // of one answer
 
 json DocumentJson(const Document& document) {
-  return {{"id", fmt::format("{:016x}", document.hash)},
+  return {{"id", DocumentIdText(document.hash)},
           {"object", "document"},
           {"source", document.source},
           {"role", SplitRoleText(document.role)},
@@ -34,13 +35,6 @@ json DocumentJson(const Document& document) {
           {"tags", document.tags},
           {"added", document.added_unix_s},
           {"expires", document.expires_unix_s == 0 ? json() : json(document.expires_unix_s)}};
-}
-
-std::optional<uint64_t> HashOf(std::string_view text) {
-  uint64_t hash = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), hash, 16);
-  if (text.size() != 16 || error != std::errc() || end != text.data() + text.size()) return std::nullopt;
-  return hash;
 }
 
 ApiError NoSuchDocument(const std::string& id) {
@@ -63,7 +57,7 @@ std::variant<Page, ApiError> PageOf(const TextMap& query) {
                         "limit"};
       }
     } else if (name == "after") {
-      page.after = HashOf(value);
+      page.after = ReadDocumentId(value);
       if (!page.after) return ApiError{ApiCode::kInvalidValue, "after: give the id of a document", "after"};
     } else if (name == "tag") {
       page.tag = value;
@@ -104,7 +98,7 @@ asio::awaitable<HttpResponse> List(ApiContext& context, const HttpRequest& http)
 }
 
 HttpResponse ShowNow(const ApiContext& context, const MemoryUse& use, const std::string& id) {
-  const auto hash = HashOf(id);
+  const auto hash = ReadDocumentId(id);
   if (!hash) return ErrorResponse(NoSuchDocument(id));
   auto truth = use.loaded->memory->OpenTruth();
   if (!truth.ok()) return ErrorResponse(FromError(truth.error()));
@@ -130,7 +124,7 @@ asio::awaitable<HttpResponse> Show(ApiContext& context, const HttpRequest& http)
 // In this process: it needs no model, and the next generation is in place when the client has its answer.
 HttpResponse RemoveNow(ApiContext& context, const MemoryUse& use, const HttpRequest& http) {
   const std::string& id = http.parameters.at("document");
-  const auto hash = HashOf(id);
+  const auto hash = ReadDocumentId(id);
   if (!hash) return ErrorResponse(NoSuchDocument(id));
   const auto remove = [&]() -> Result<DeletionReport> {
     POINTSMAN_TRY(const auto writer, MemoryWriter::Open(use.loaded->settings.directory, {}));

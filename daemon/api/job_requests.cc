@@ -223,7 +223,8 @@ ApiResult<JobSpec> DocumentJobOf(const ApiContext& context, const MemoryUse& use
   spec.kind = "documents";
   spec.memory = use.loaded->id;
   spec.target = Absolute(use.loaded->settings.directory);
-  spec.arguments = {"docs", "add", spec.target, "--json", "--model=" + Absolute(context.options.model)};
+  spec.arguments = {
+      "docs", "add", spec.target, "--json", "--progress=json", "--model=" + Absolute(context.options.model)};
   if (context.options.engine.threads > 0) {
     spec.arguments.push_back(fmt::format("--threads={}", context.options.engine.threads));
   }

@@ -87,6 +87,7 @@ std::variant<Query, ApiError> ParseQuery(const ApiContext& context, const Memory
   query.k = static_cast<size_t>(fields.Integer("k", 10, 1, kMostNeighbours));
   const bool by_vector = fields.Has("vector");
   if (by_vector && fields.Has("text")) fields.Fail("vector", "give a text or a vector, not both");
+  if (!by_vector && !fields.Has("text")) fields.Fail("text", "give a text, or a vector and its layer");
   if (by_vector) fields.Require("layer");
   // The middle layer: early ones know the words only, late ones are about the next word.
   const int64_t usual = layers.empty() ? 0 : layers[layers.size() / 2].layer;

@@ -22,6 +22,7 @@ AddOptions AddOptionsOf(const Settings& settings) {
   options.off_domain = settings.Texts("off-domain");
   options.seed = static_cast<uint64_t>(settings.Integer("seed"));
   options.threads = ThreadsOf(settings);
+  if (settings.Text("progress") == "json") options.progress = ProgressStyle::kJson;
   return options;
 }
 

@@ -7,6 +7,7 @@
 
 #include "indexer/progress.h"
 #include "memory/deletion.h"
+#include "memory/document_id.h"
 #include "memory/memory.h"
 #include "memory/snapshot.h"
 #include "tools/command.h"
@@ -37,7 +38,7 @@ Status CheckSelector(const Settings& settings) {
 
 // 16 hex digits, as `docs list` prints them.
 Status CheckHash(const std::string& text) {
-  if (text.size() == 16 && text.find_first_not_of("0123456789abcdef") == std::string::npos) return {};
+  if (ReadDocumentId(text)) return {};
   return Error{ErrorCode::kInvalidArgument,
                fmt::format("--document {}: must be 16 hex digits, as pointsman docs list prints them", text)};
 }
@@ -64,7 +65,7 @@ Result<std::vector<Document>> Selected(EntryStore& store, const Settings& settin
       missing.erase(name);
       chosen = true;
     };
-    choose(documents, fmt::format("{:016x}", document.hash));
+    choose(documents, DocumentIdText(document.hash));
     choose(sources, document.source);
     for (const std::string& tag : document.tags) choose(tags, tag);
     if (chosen) selected.push_back(document);
@@ -72,7 +73,7 @@ Result<std::vector<Document>> Selected(EntryStore& store, const Settings& settin
   }));
   // A document that an interrupted deletion already took from truth may be named again.
   POINTSMAN_TRY(const std::vector<uint64_t> pending, PendingDeletions(store));
-  for (const uint64_t hash : pending) missing.erase(fmt::format("{:016x}", hash));
+  for (const uint64_t hash : pending) missing.erase(DocumentIdText(hash));
   if (!missing.empty()) {
     return Error{ErrorCode::kNotFound, fmt::format("{}: no document has this {}; pointsman docs list names them, "
                                                    "nothing was removed",
@@ -92,7 +93,7 @@ Result<nlohmann::json> Holding(const Settings& settings, const std::vector<Docum
   for (const Document& document : documents) {
     POINTSMAN_TRY(const auto held, SnapshotsHolding(settings.Path("snapshots"), document.hash));
     for (const SnapshotHolding& snapshot : held) {
-      list.push_back({{"document", fmt::format("{:016x}", document.hash)},
+      list.push_back({{"document", DocumentIdText(document.hash)},
                       {"snapshot", snapshot.name},
                       {"problem", snapshot.problem.empty() ? nlohmann::json() : nlohmann::json(snapshot.problem)}});
     }
@@ -103,7 +104,7 @@ Result<nlohmann::json> Holding(const Settings& settings, const std::vector<Docum
 std::string Text(const DeletionReport& report, const std::vector<Document>& documents, bool prototypes) {
   std::string text;
   for (const Document& document : documents) {
-    text += fmt::format("{:016x}  {}\n", document.hash, document.source);
+    text += fmt::format("{}  {}\n", DocumentIdText(document.hash), document.source);
   }
   text += fmt::format("removed {} documents: {} {} and {} pairs of the gate, published as generation {}\n",
                       FormatCount(report.documents), FormatCount(report.rows), prototypes ? "prototypes" : "entries",
@@ -149,7 +150,7 @@ Result<Output> RunDocsRemove(const Settings& settings) {
                       {"snapshots", holding}});
   if (dry) {
     for (const Document& document : documents) {
-      output.text += fmt::format("{:016x}  {}\n", document.hash, document.source);
+      output.text += fmt::format("{}  {}\n", DocumentIdText(document.hash), document.source);
     }
     output.text += fmt::format("would remove {} documents; nothing was changed\n", FormatCount(documents.size()));
   } else if (documents.empty() && pending.empty()) {

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "daemon/server.h"
+#include "tools/bench/child_server.h"
 #include "tools/command.h"
 
 namespace pointsman {
@@ -52,19 +53,12 @@ LogLevel LevelOf(const std::string& text) {
   return text == "error" ? LogLevel::kError : LogLevel::kInfo;
 }
 
-// This very program, which jobs run again.
-Result<std::filesystem::path> OwnExecutable() {
-  std::error_code error;
-  std::filesystem::path path = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error) return Error{ErrorCode::kIo, "/proc/self/exe: " + error.message() + "; --jobs needs it"};
-  return path;
-}
-
 Status ReadJobs(const Settings& settings, DaemonOptions& options) {
   options.corpus_root = settings.Path("corpus-root");
   options.jobs.directory = settings.Path("jobs");
   if (options.jobs.directory.empty()) return {};
-  POINTSMAN_TRY(options.jobs.executable, OwnExecutable());
+  options.jobs.executable = OwnExecutable();
+  if (options.jobs.executable.empty()) return Error{ErrorCode::kIo, "/proc/self/exe cannot be read; --jobs needs it"};
   options.jobs.running = static_cast<uint32_t>(settings.Integer("jobs-running"));
   options.jobs.queued = static_cast<uint32_t>(settings.Integer("jobs-queued"));
   if (settings.Has("job-memory-gb")) {
