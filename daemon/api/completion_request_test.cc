@@ -124,8 +124,10 @@ TEST_F(CompletionRequestTest, RewireHasDefaultsAFormOfItsOwnAndAPath) {
   EXPECT_TRUE(rewire->rerouting.guard && rewire->recompute);
   EXPECT_EQ(rewire->rerouting.guard_margin, 0.25);
   EXPECT_FALSE(Good({{"prompt", "a"}, {"rewire", {{"guard", false}}}}).rewire->rerouting.guard);
-  ExpectError({{"prompt", "a"}, {"rewire", {{"steps", 51}}}}, false, ApiCode::kInvalidValue, "rewire", "rewire.steps");
-  ExpectError({{"prompt", "a"}, {"rewire", {{"step", 5}}}}, false, ApiCode::kInvalidValue, "rewire", "rewire.step");
+  ExpectError({{"prompt", "a"}, {"rewire", {{"steps", 51}}}}, false, ApiCode::kInvalidValue, "rewire.steps",
+              "rewire.steps: 51");
+  ExpectError({{"prompt", "a"}, {"rewire", {{"step", 5}}}}, false, ApiCode::kInvalidValue, "rewire.step",
+              "rewire.step");
 }
 
 TEST_F(CompletionRequestTest, TheDefaultChatFormIsPlainText) {
