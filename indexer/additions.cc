@@ -141,20 +141,23 @@ Status Addition::Train() {
   POINTSMAN_TRY(const std::unique_ptr<AddedRows> rows, AddedRows::Create(published_, hidden, groups, added));
   const auto preset = manifest_.settings.find("preset");
   const bool knn = preset != manifest_.settings.end() && preset->second == "knn";
-  if (IsEntries() && (knn || std::set<uint32_t>(groups.begin(), groups.end()).size() < 2)) {
+  const bool alone = IsEntries() && (knn || std::set<uint32_t>(groups.begin(), groups.end()).size() < 2);
+  const int epochs = alone ? 1 : AddedEpochs(manifest_, sequences_.size());
+  Progress progress("train", static_cast<uint64_t>(epochs) * CountTargets(sequences_), "tokens", ProgressOf(data_));
+  const auto on_progress = [&](uint64_t tokens) { progress.Advance(tokens); };
+  if (alone) {
     TokenValueOptions values;  // no other new document to learn from: each token's own loss
     values.threads = options_.threads;
     values.score_after = false;
+    values.on_progress = on_progress;
     rows->SetEntryValues(OptimizeTokenValues(model_, sequences_, values).values);
   } else {
     TrainOptions train;
-    train.epochs = AddedEpochs(manifest_, sequences_.size());
+    train.epochs = epochs;
     train.noise = 1;  // as in a build (docs/decisions/005-training.md)
     train.seed = options_.seed;
     train.threads = options_.threads;
-    Progress progress("train", static_cast<uint64_t>(train.epochs) * CountTargets(sequences_), "tokens",
-                      ProgressOf(data_));
-    train.on_progress = [&](uint64_t tokens) { progress.Advance(tokens); };
+    train.on_progress = on_progress;
     train.on_epoch = [&](const EpochReport& e) {
       if (e.epoch == 0) return;
       Say(fmt::format("epoch {}: {:.4f} nats on the new documents, {:.0f} s", e.epoch, e.train_nll, e.seconds));

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from conftest import ROOT
-from test_vllm import PACKAGE, PYTHON, vllm_path  # noqa: F401
+from vllm_plugin import PACKAGE, PYTHON, vllm_path  # noqa: F401
 
 SAME_GAIN = 0.002  # nats a token, as `pointsman verify --host`
 
