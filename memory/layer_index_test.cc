@@ -178,7 +178,8 @@ INSTANTIATE_TEST_SUITE_P(Shapes, ScanShapes,
                                          Shape{1000, 16, 16, 4}, Shape{1003, 17, 5, 9}, Shape{2500, 64, 16, 6},
                                          Shape{3000, 64, 1024, 4}, Shape{301, 100, 7, 7}, Shape{10, 48, 32, 4},
                                          Shape{600, 513, 16, 4}, Shape{203, 2048, 8, 5}, Shape{64, 4096, 3, 4},
-                                         Shape{9, 4095, 9, 2}, Shape{4001, 64, 32, 19}, Shape{7, 64, 4, 300}));
+                                         Shape{9, 4095, 9, 2}, Shape{4001, 64, 32, 19}, Shape{7, 64, 4, 300},
+                                         Shape{40, 4112, 3, 3}));
 
 TEST(SearchExact, NoSumOverflowsAtTheLargestValuesAndLength) {
   constexpr uint32_t kDim = 4096;

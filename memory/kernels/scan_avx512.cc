@@ -23,6 +23,12 @@ namespace {
 
 constexpr int kLanes = 16;
 
+constexpr uint32_t kTogether = 8;  // queries whose sums stay in registers
+
+// Longer rows are read a query at a time: sixteen of them turned would not fit any near cache.
+constexpr uint32_t kMostTurnedDims = 4096;
+static_assert(int64_t{255} * 127 * kMostTurnedDims < (int64_t{1} << 31));  // sums of bytes stay within 32 bits
+
 POINTSMAN_AVX512 inline __m256i FoldHalves(__m512i sums) {
   return _mm256_add_epi32(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64(sums, 1));
 }
@@ -143,32 +149,6 @@ POINTSMAN_AVX512 inline void TurnKeys(const int8_t* codes, uint32_t dim, uint32_
   }
 }
 
-// Adds the turned keys' dots with the high bytes of kQueries queries to `dots`.
-template <int kQueries>
-POINTSMAN_AVX512 inline void AddHighDots(const __m512i* words, uint32_t count, const int32_t* queries, uint32_t stride,
-                                         __m512i* dots) {
-  __m512i sums[kQueries];
-  for (int q = 0; q < kQueries; ++q) sums[q] = dots[q];
-  for (uint32_t c = 0; c < count; ++c) {
-    const __m512i word = words[c];
-    for (int q = 0; q < kQueries; ++q) {
-      sums[q] = _mm512_dpbusd_epi32(sums[q], word, _mm512_set1_epi32(queries[size_t{stride} * q + c]));
-    }
-  }
-  for (int q = 0; q < kQueries; ++q) dots[q] = sums[q];
-}
-
-POINTSMAN_AVX512 inline void AddHighDotsOfAll(const __m512i* words, uint32_t count, const int32_t* queries,
-                                              uint32_t stride, uint32_t query_count, __m512i* dots) {
-  for (; query_count >= 8; query_count -= 8, queries += size_t{stride} * 8, dots += 8) {
-    AddHighDots<8>(words, count, queries, stride, dots);
-  }
-  for (; query_count >= 2; query_count -= 2, queries += size_t{stride} * 2, dots += 2) {
-    AddHighDots<2>(words, count, queries, stride, dots);
-  }
-  if (query_count == 1) AddHighDots<1>(words, count, queries, stride, dots);
-}
-
 // sum_i query[i] * key[i] for up to kChunkDims dims.
 POINTSMAN_AVX512 inline int64_t DotOfOne(const int16_t* query, const int8_t* key, uint32_t padded_dim) {
   __m512i sum = _mm512_setzero_si512();
@@ -181,8 +161,9 @@ POINTSMAN_AVX512 inline int64_t DotOfOne(const int16_t* query, const int8_t* key
 }
 
 // The keys that the filter lets through, by their true similarity.
-POINTSMAN_AVX512 inline void OfferCandidates(const KeyBlock& keys, const QueryTile& queries, uint32_t q, uint32_t row,
-                                             uint32_t candidates, TopK& best) {
+POINTSMAN_AVX512 __attribute__((noinline)) void OfferCandidates(const KeyBlock& keys, const QueryTile& queries,
+                                                                uint32_t q, uint32_t row, uint32_t candidates,
+                                                                TopK& best) {
   const int16_t* query = queries.codes + size_t{q} * queries.padded_dim;
   for (; candidates != 0; candidates &= candidates - 1) {
     const uint32_t at = row + static_cast<uint32_t>(std::countr_zero(candidates));
@@ -194,31 +175,62 @@ POINTSMAN_AVX512 inline void OfferCandidates(const KeyBlock& keys, const QueryTi
   }
 }
 
+// What the filter reads of a tile's queries: the factors of its bound.
+struct FilterScales {
+  float high[kQueryTile];   // 256 scale
+  float reach[kQueryTile];  // reach scale
+};
+
 // A filter that keeps every key that may be among the best, then the true dots of what it kept:
 //   dot = 256 high . key + low . key <= 256 high . key + reach
 // and rounding to float and multiplying by the scales, none of which is negative, keep the order of two numbers. So the
-// result is that of comparing all keys exactly, at a fourth of the products.
-POINTSMAN_AVX512 void ScanManyQueries(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
-  __m512i words[kChunkDims / 4];
-  __m512i dots[kQueryTile];
+// result is that of comparing all keys exactly, at a fourth of the products. Sixteen turned keys, kQueries queries from
+// `first` on, all in registers.
+template <uint32_t kQueries>
+POINTSMAN_AVX512 inline void OfferTurned(const __m512i* words, const KeyBlock& keys, uint32_t row,
+                                         const QueryTile& queries, const FilterScales& scales, uint32_t first,
+                                         TopK* best) {
   const uint32_t stride = queries.padded_dim / 4;
+  const int32_t* high = queries.words + size_t{first} * stride;
+  __m512i dots[kQueries];
+  for (uint32_t q = 0; q < kQueries; ++q) dots[q] = _mm512_set1_epi32(queries.offsets[first + q]);
+  for (uint32_t c = 0; c < stride; ++c) {
+    const __m512i word = words[c];
+    for (uint32_t q = 0; q < kQueries; ++q) {
+      dots[q] = _mm512_dpbusd_epi32(dots[q], word, _mm512_set1_epi32(high[size_t{stride} * q + c]));
+    }
+  }
+  const __m512 key_scales = _mm512_loadu_ps(keys.scales + row);
+  uint32_t candidates[kQueries], any = 0;
+  for (uint32_t q = 0; q < kQueries; ++q) {
+    const __m512 most = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[q]), _mm512_set1_ps(scales.high[first + q]),
+                                        _mm512_set1_ps(scales.reach[first + q]));
+    candidates[q] =
+        _mm512_cmp_ps_mask(_mm512_mul_ps(most, key_scales), _mm512_set1_ps(best[first + q].threshold()), _CMP_GT_OQ);
+    any |= candidates[q];
+  }
+  if (any == 0) [[likely]]
+    return;
+  for (uint32_t q = 0; q < kQueries; ++q) {
+    if (candidates[q] != 0) OfferCandidates(keys, queries, first + q, row, candidates[q], best[first + q]);
+  }
+}
+
+POINTSMAN_AVX512 void ScanManyQueries(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
+  __m512i words[kMostTurnedDims / 4];
+  FilterScales scales;
+  for (uint32_t q = 0; q < queries.count; ++q) {
+    scales.high[q] = 256 * queries.scales[q];
+    scales.reach[q] = queries.reach[q] * queries.scales[q];
+  }
   uint32_t row = 0;
   for (; row + kLanes <= keys.rows; row += kLanes) {
-    for (uint32_t q = 0; q < queries.count; ++q) dots[q] = _mm512_set1_epi32(queries.offsets[q]);
-    for (uint32_t begin = 0; begin < queries.padded_dim; begin += kChunkDims) {
-      const uint32_t count = std::min(queries.padded_dim - begin, kChunkDims);
-      TurnKeys(keys.codes + size_t{row} * keys.dim + begin, keys.dim, count, words);
-      AddHighDotsOfAll(words, count / 4, queries.words + begin / 4, stride, queries.count, dots);
-    }
-    const __m512 key_scales = _mm512_loadu_ps(keys.scales + row);
-    for (uint32_t q = 0; q < queries.count; ++q) {
-      const __m512 most = _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(dots[q]), _mm512_set1_ps(256)),
-                                        _mm512_set1_ps(queries.reach[q]));
-      const __m512 similarities = _mm512_mul_ps(most, _mm512_mul_ps(key_scales, _mm512_set1_ps(queries.scales[q])));
-      const uint32_t candidates = _mm512_cmp_ps_mask(similarities, _mm512_set1_ps(best[q].threshold()), _CMP_GT_OQ);
-      if (candidates != 0) [[unlikely]]
-        OfferCandidates(keys, queries, q, row, candidates, best[q]);
-    }
+    TurnKeys(keys.codes + size_t{row} * keys.dim, keys.dim, queries.padded_dim, words);
+    uint32_t q = 0;
+    for (; q + kTogether <= queries.count; q += kTogether)
+      OfferTurned<kTogether>(words, keys, row, queries, scales, q, best);
+    for (; q + 2 <= queries.count; q += 2) OfferTurned<2>(words, keys, row, queries, scales, q, best);
+    if (q < queries.count) OfferTurned<1>(words, keys, row, queries, scales, q, best);
   }
   for (; row < keys.rows; ++row) ScanOneRow(keys, row, queries, best);
 }
@@ -248,10 +260,7 @@ TurnedQueries TurnQueriesAvx512(const int16_t* codes, uint32_t count, uint32_t p
 }
 
 void ScanBlockAvx512(const KeyBlock& keys, const QueryTile& queries, TopK* best) {
-  // Sums of more dims could leave 32 bits: 255 x 127 x kMostFilteredDims is below 2^31.
-  constexpr uint32_t kMostFilteredDims = 65'536;
-  static_assert(int64_t{255} * 127 * kMostFilteredDims < (int64_t{1} << 31));
-  if (queries.count > 1 && queries.padded_dim <= kMostFilteredDims) return ScanManyQueries(keys, queries, best);
+  if (queries.count > 1 && queries.padded_dim <= kMostTurnedDims) return ScanManyQueries(keys, queries, best);
   for (uint32_t q = 0; q < queries.count; ++q) {
     ScanOneQuery(keys, queries.codes + size_t{q} * queries.padded_dim, queries.padded_dim, queries.scales[q], best + q);
   }
