@@ -263,6 +263,10 @@ void FieldReader::Absorb(const FieldReader& member) {
   if (!error_) error_ = member.error_;
 }
 
+void FieldReader::Absorb(const ApiError& error) {
+  if (!error_) error_ = error;
+}
+
 void FieldReader::Finish(bool ignore_unknown) {
   if (error_ || ignore_unknown) return;
   for (const auto& [name, value] : object_->items()) {

@@ -67,6 +67,7 @@ class FieldReader {
   void Fail(std::string_view name, std::string_view message, ApiCode code = ApiCode::kInvalidValue);
   // Takes over the first error of a reader of a member.
   void Absorb(const FieldReader& member);
+  void Absorb(const ApiError& error);  // the same, of who read it without ours
   // Reports a field that nobody asked for, unless `ignore_unknown`: "unknown field 'temprature' (did you mean
   // 'temperature'?)".
   void Finish(bool ignore_unknown = false);

@@ -139,6 +139,7 @@ std::vector<double> LatencyBuckets() { return {.001, .0025, .005, .01, .025, .05
 
 struct MetricRegistry::Impl {
   struct Sample {
+    Labels labels;
     std::unique_ptr<Counter> counter;
     std::unique_ptr<Gauge> gauge;
     std::unique_ptr<Histogram> histogram;
@@ -155,7 +156,9 @@ struct MetricRegistry::Impl {
       family.help = help;
       family.kind = kind;
     }
-    return family.samples[Join(labels)];
+    Sample& sample = family.samples[Join(labels)];
+    sample.labels = labels;
+    return sample;
   }
 
   mutable std::mutex mutex;
@@ -204,13 +207,14 @@ void MetricRegistry::Remove(const std::string& label, const std::string& value) 
   }
 }
 
-std::string MetricRegistry::Render() const {
+std::string MetricRegistry::Render(const std::function<bool(const Labels&)>& shown) const {
   const std::lock_guard lock(impl_->mutex);
   std::string text;
   for (const auto& [name, family] : impl_->families) {
     if (family.samples.empty()) continue;
     text += fmt::format("# HELP {} {}\n# TYPE {} {}\n", name, Escape(family.help, false), name, family.kind);
     for (const auto& [labels, sample] : family.samples) {
+      if (shown && !shown(sample.labels)) continue;
       if (sample.callback) text += fmt::format("{}{} {}\n", name, Braces(labels), Number(sample.callback()));
       if (sample.counter) text += fmt::format("{}{} {}\n", name, Braces(labels), Number(sample.counter->value()));
       if (sample.gauge) text += fmt::format("{}{} {}\n", name, Braces(labels), Number(sample.gauge->value()));

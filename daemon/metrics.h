@@ -78,7 +78,8 @@ class MetricRegistry {
   // Drops every sample that has this label and value; references to them end. REQUIRES: nobody uses them any more.
   void Remove(const std::string& label, const std::string& value);
 
-  std::string Render() const;
+  // All samples, or those whose labels `shown` lets through; callbacks of the others are not asked.
+  std::string Render(const std::function<bool(const Labels&)>& shown = {}) const;
 
  private:
   struct Impl;

@@ -139,8 +139,7 @@ Status Addition::Train() {
                          static_cast<double>(std::max<uint64_t>(1, manifest_.reference_tokens));
   added.prototypes = static_cast<uint32_t>(std::max(1.0, std::round(density * static_cast<double>(refs_.size()))));
   POINTSMAN_TRY(const std::unique_ptr<AddedRows> rows, AddedRows::Create(published_, hidden, groups, added));
-  const auto preset = manifest_.settings.find("preset");
-  const bool knn = preset != manifest_.settings.end() && preset->second == "knn";
+  const bool knn = PresetOf(manifest_) == "knn";
   const bool alone = IsEntries() && (knn || std::set<uint32_t>(groups.begin(), groups.end()).size() < 2);
   const int epochs = alone ? 1 : AddedEpochs(manifest_, sequences_.size());
   Progress progress("train", static_cast<uint64_t>(epochs) * CountTargets(sequences_), "tokens", ProgressOf(data_));
@@ -334,9 +333,7 @@ double AddedShare(const Manifest& manifest) {
 }
 
 int AddedEpochs(const Manifest& manifest, size_t sequences) {
-  const auto preset = manifest.settings.find("preset");
-  return std::max(kLeastEpochs,
-                  TrainingSizeOf(preset == manifest.settings.end() ? "default" : preset->second, sequences).epochs);
+  return std::max(kLeastEpochs, TrainingSizeOf(PresetOf(manifest), sequences).epochs);
 }
 
 Result<AddReport> AddDocuments(const AddOptions& options) {

@@ -20,6 +20,7 @@ constexpr int64_t kEntryStillRows = 128;
 TrainOptions TrainingOf(const std::string& name, const CandidateOptions& options) {
   TrainOptions train;
   train.epochs = options.epochs;
+  train.patience = options.patience;
   train.seed = options.seed;
   train.threads = options.threads;
   train.still = options.still;
@@ -75,6 +76,11 @@ TrainingSize TrainingSizeOf(const std::string& preset, size_t sequences) {
   const size_t steps_an_epoch = std::max<size_t>(1, (sequences + kStepSequences - 1) / kStepSequences);
   const size_t epochs = (kTrainingSteps + steps_an_epoch - 1) / steps_an_epoch;
   return {static_cast<int>(std::clamp<size_t>(epochs, kLeastEpochs, kMostEpochs)), 2048};
+}
+
+std::string PresetOf(const Manifest& manifest) {
+  const auto preset = manifest.settings.find("preset");
+  return preset == manifest.settings.end() ? "default" : preset->second;
 }
 
 uint32_t PrototypeCount(uint64_t tokens) {

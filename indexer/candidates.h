@@ -12,6 +12,7 @@
 #include "adapt/prototypes.h"
 #include "adapt/trainer.h"
 #include "indexer/reference_set.h"
+#include "memory/manifest.h"
 #include "memory/result.h"
 #include "memory/routing_tables_owned.h"
 #include "models/model.h"
@@ -29,6 +30,7 @@ inline constexpr uint32_t kStepSequences = 4;
 
 struct CandidateOptions {
   int epochs = 6;
+  int patience = TrainOptions{}.patience;
   uint64_t seed = 0;
   int threads = 1;
   ValueKind value_kind = ValueKind::kDelta;  // knn only; the trained kinds are kDelta
@@ -61,6 +63,8 @@ struct TrainingSize {
   uint32_t max_prototypes = 2048;
 };
 TrainingSize TrainingSizeOf(const std::string& preset, size_t sequences);
+// The preset that a memory was built with; "default" of one that does not say.
+std::string PresetOf(const Manifest& manifest);
 inline constexpr size_t kTrainingSteps = 300;  // as far as the epochs allow
 inline constexpr int kLeastEpochs = 6, kMostEpochs = 24;
 

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "memory/derived_copy.h"
+#include "memory/document_id.h"
 #include "memory/generation.h"
 #include "memory/memory.h"
 #include "memory/memory_paths.h"
@@ -161,9 +162,9 @@ Status MemoryWriter::Impl::CheckNothingDeletedSince(const Manifest& kept) const 
     if (document.ok()) return {};  // put again
     if (document.error().code != ErrorCode::kNotFound) return document.error();
     return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("{}: document {:016x} was deleted since generation {}, which may still route with it; "
+                 fmt::format("{}: document {} was deleted since generation {}, which may still route with it; "
                              "build the memory again",
-                             directory.string(), change.document, kept.generation)};
+                             directory.string(), DocumentIdText(change.document), kept.generation)};
   });
 }
 

@@ -13,6 +13,7 @@
 #include <utility>
 #include <vector>
 
+#include "memory/document_id.h"
 #include "memory/record.h"
 #include "memory/rocksdb_options.h"
 
@@ -224,12 +225,12 @@ Result<Document> Store::FindDocument(uint64_t hash) {
   const std::string key = DocumentKey(hash);
   auto value = Get(kDocuments, key, "read a document");
   if (!value.ok() && value.error().code == ErrorCode::kNotFound) {
-    return Error{ErrorCode::kNotFound,
-                 fmt::format("{}: no document {:016x}; `pointsman docs list` names them", directory_.string(), hash)};
+    return Error{ErrorCode::kNotFound, fmt::format("{}: no document {}; `pointsman docs list` names them",
+                                                   directory_.string(), DocumentIdText(hash))};
   }
   if (!value.ok()) return value.error();
   std::optional<Document> document = DecodeDocument(key, value.value());
-  if (!document) return RecordError(directory_, kDocuments, fmt::format("undecodable document {:016x}", hash));
+  if (!document) return RecordError(directory_, kDocuments, "undecodable document " + DocumentIdText(hash));
   return *std::move(document);
 }
 
@@ -275,9 +276,9 @@ Status Store::PutEntries(std::span<const StoredEntry> entries) {
     std::set<uint64_t> documents;
     for (const StoredEntry& entry : entries) {
       if (entry.layer < 0 || !std::isfinite(entry.code_scale) || !std::isfinite(entry.value_scale)) {
-        return Invalid(
-            fmt::format("entry of document {:016x} at {}: layer {} and scales {}, {} must be >= 0 and finite",
-                        entry.id.document, entry.id.position, entry.layer, entry.code_scale, entry.value_scale));
+        return Invalid(fmt::format("entry of document {} at {}: layer {} and scales {}, {} must be >= 0 and finite",
+                                   DocumentIdText(entry.id.document), entry.id.position, entry.layer, entry.code_scale,
+                                   entry.value_scale));
       }
       documents.insert(entry.id.document);
       static_cast<void>(batch.Put(families_[kEntries], EntryKey(entry.layer, entry.id), EncodeEntry(entry)));
@@ -286,8 +287,8 @@ Status Store::PutEntries(std::span<const StoredEntry> entries) {
     for (const uint64_t hash : documents) {
       const auto document = Get(kDocuments, DocumentKey(hash), "read a document");
       if (!document.ok() && document.error().code == ErrorCode::kNotFound) {
-        return Invalid(fmt::format("{}: entries of document {:016x}, which is not stored; put the document first",
-                                   directory_.string(), hash));
+        return Invalid(fmt::format("{}: entries of document {}, which is not stored; put the document first",
+                                   directory_.string(), DocumentIdText(hash)));
       }
       if (!document.ok()) return document.error();
       changes.push_back({.kind = ChangeKind::kPutEntries, .document = hash, .setting = {}});
@@ -437,7 +438,7 @@ Status Store::CheckRecords() {
     const std::optional<StoredEntry> entry = DecodeEntry(key, value);
     if (!entry) return RecordError(directory_, kEntries, "an undecodable entry");
     if (documents.contains(entry->id.document)) return {};
-    return RecordError(directory_, kEntries, fmt::format("an entry of absent document {:016x}", entry->id.document));
+    return RecordError(directory_, kEntries, "an entry of absent document " + DocumentIdText(entry->id.document));
   }));
   POINTSMAN_CHECK_OK(Iterate(kSettings, {}, {}, [](std::string_view, std::string_view) { return Status(); }));
   uint64_t expected = 1;

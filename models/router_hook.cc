@@ -58,7 +58,8 @@ at::Tensor RouterHook::Output(const at::Tensor& hidden, const at::Tensor& logits
 at::Tensor RouterHook::Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) {
   if (!MayWrite(logits, fmt::format("layer {}", layer))) return logits;
   // Both are contiguous by the hook's contract, so the spans cover exactly [rows, H] and [rows, E].
-  status_ = router_.Route(step_, NumberOf(layer), std::span(hidden.const_data_ptr<float>(), hidden.numel()),
+  status_ = router_.Route(step_, NumberOfLayer(layer_numbers_, layer),
+                          std::span(hidden.const_data_ptr<float>(), hidden.numel()),
                           std::span(logits.data_ptr<float>(), logits.numel()), collect_ ? &trace_ : nullptr);
   return logits;
 }

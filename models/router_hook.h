@@ -36,7 +36,6 @@ class RouterHook : public RoutingHook {
   std::vector<RowTrace> TakeTrace();
 
  private:
-  int NumberOf(int layer) const { return layer_numbers_.empty() ? layer : layer_numbers_[layer]; }
   bool MayWrite(const at::Tensor& logits, const std::string& where);
 
   Router& router_;

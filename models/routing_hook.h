@@ -24,6 +24,11 @@ struct StepInfo {
   std::vector<int> layer_numbers = {};
 };
 
+// The number of a MoE layer by StepInfo::layer_numbers, for hooks that keep those of their step.
+inline int NumberOfLayer(const std::vector<int>& layer_numbers, int layer) {
+  return layer_numbers.empty() ? layer : layer_numbers[layer];
+}
+
 // A pass of B sequences of T tokens, ids [B, T] int64 after `past` positions. slots [B]; empty = all 0.
 StepInfo DescribeStep(const at::Tensor& ids, const std::vector<uint32_t>& slots, int64_t past);
 

@@ -8,7 +8,7 @@
 #include <thread>
 
 #include "indexer/progress.h"
-#include "tools/bench/child_server.h"
+#include "tools/own_program.h"
 
 namespace pointsman {
 namespace {

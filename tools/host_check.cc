@@ -21,7 +21,7 @@
 #include "models/router_hook.h"
 #include "models/testing/tiny_model.h"
 #include "tools/bench/child_output.h"
-#include "tools/bench/child_server.h"
+#include "tools/own_program.h"
 
 namespace pointsman {
 namespace {

@@ -160,9 +160,7 @@ void ReadOurs(FieldReader& fields, CompletionRequest& request) {
   request.shadow = fields.Flag("shadow", false);
   auto rewire = ParseRewire(fields.Member("rewire"), "rewire.");
   if (const auto* error = std::get_if<ApiError>(&rewire)) {
-    std::string_view message = error->message;  // which names the field already
-    if (message.starts_with(error->param + ": ")) message.remove_prefix(error->param.size() + 2);
-    fields.Fail(error->param, message);
+    fields.Absorb(*error);
   } else {
     request.rewire = std::get<std::optional<RewireFields>>(rewire);
   }
@@ -186,6 +184,20 @@ void CheckLengths(const RequestLimits& limits, FieldReader& fields, const Comple
   }
 }
 
+// A boolean, or nats per token that turn it on.
+void ReadNats(FieldReader& fields, const std::string& name, bool& on, double& nats) {
+  const json* value = fields.Member(name);
+  if (!value || value->is_null()) return;
+  if (value->is_boolean()) {
+    on = value->get<bool>();
+  } else if (value->is_number()) {
+    on = true;
+    nats = fields.Real(name, 0, 0, 100);
+  } else {
+    fields.Fail(name, "use true, false or nats per token");
+  }
+}
+
 }  // namespace
 
 std::variant<std::optional<RewireFields>, ApiError> ParseRewire(const json* value, const std::string& path) {
@@ -206,15 +218,8 @@ std::variant<std::optional<RewireFields>, ApiError> ParseRewire(const json* valu
   if (!ParseReroutedLayers(layers, &rewire.rerouting)) {
     fields.Fail("layers", "use " + std::string(kReroutedLayersHelp));
   }
-  const json* guard = fields.Member("guard");  // false, or a margin in nats per token
-  if (guard && guard->is_number()) {
-    rewire.rerouting.guard = true;
-    rewire.rerouting.guard_margin = fields.Real("guard", 0, 0, 100);
-  } else if (guard && guard->is_boolean()) {
-    rewire.rerouting.guard = guard->get<bool>();
-  } else if (guard && !guard->is_null()) {
-    fields.Fail("guard", "use true, false or a margin in nats per token");
-  }
+  ReadNats(fields, "guard", rewire.rerouting.guard, rewire.rerouting.guard_margin);
+  ReadNats(fields, "stop", rewire.rerouting.stop_early, rewire.rerouting.stop_below);
   rewire.recompute = fields.Choice("kv", "keep", {"keep", "recompute"}) == "recompute";
   fields.Finish();
   if (fields.error()) return Parsed(*fields.error());

@@ -63,7 +63,8 @@ std::variant<CompletionRequest, ApiError> ParseCompletionRequest(const nlohmann:
                                                                  const Tokenizer& tokenizer, const ChatEncoder& encode,
                                                                  const RequestLimits& limits);
 
-// {"steps", "lr", "interval", "layers", "guard", "rule", "kv"}; `true` is all defaults. `path` prefixes field names.
+// {"steps", "lr", "interval", "layers", "guard", "stop", "rule", "kv"}; `true` is all defaults. `path` prefixes field
+// names.
 std::variant<std::optional<RewireFields>, ApiError> ParseRewire(const nlohmann::json* value, const std::string& path);
 
 }  // namespace pointsman

@@ -1,8 +1,5 @@
 // Is it alive, is it ready, what has it done: /healthz, /readyz, /metrics, /v1/routing.
 #include <algorithm>
-#include <set>
-#include <string>
-#include <string_view>
 #include <utility>
 
 #include "daemon/api/await.h"
@@ -28,33 +25,15 @@ asio::awaitable<HttpResponse> Ready(ApiContext& context, const HttpRequest&) {
   co_return JsonResponse({{"status", "ready"}});
 }
 
-// A metrics' text without the samples of memories that a confined key may not use: their names and how much they are
-// used are another tenant's.
-std::string WithoutOthers(std::string_view text, const std::set<std::string>& memories) {
-  std::set<std::string> own;
-  for (const std::string& memory : memories) {
-    own.insert("{memory=\"" + memory + '"');  // an id needs no escapes (MemoryRegistry::Load)
-  }
-  std::string kept;
-  while (!text.empty()) {
-    const std::string_view line = text.substr(0, std::min(text.find('\n'), text.size() - 1) + 1);
-    text.remove_prefix(line.size());
-    const size_t label = line.starts_with('#') ? std::string_view::npos : line.find("{memory=\"");
-    const bool others = label != std::string_view::npos && std::ranges::none_of(own, [&](const std::string& mine) {
-                          return line.substr(label).starts_with(mine);
-                        });
-    if (!others) kept += line;
-  }
-  return kept;
-}
-
 asio::awaitable<HttpResponse> Metrics(ApiContext& context, const HttpRequest& http) {
   HttpResponse response;
   response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-  response.body = co_await OnCompute(context.compute, [&] {
-    const std::string all = context.metrics.Render();
-    return http.principal.memories ? WithoutOthers(all, *http.principal.memories) : all;
-  });
+  // The names of other memories, and how much they are used, are another tenant's.
+  const auto shown = [&](const Labels& labels) {
+    return std::ranges::all_of(
+        labels, [&](const auto& label) { return label.first != "memory" || http.principal.MayUse(label.second); });
+  };
+  response.body = co_await OnCompute(context.compute, [&] { return context.metrics.Render(shown); });
   co_return response;
 }
 

@@ -7,6 +7,7 @@
 
 #include "daemon/http/http_server.h"
 #include "daemon/http/testing_server.h"
+#include "memory/stopwatch.h"
 
 namespace pointsman {
 namespace {
@@ -17,7 +18,6 @@ using testing::Post;
 using testing::RawClient;
 using testing::RawResponse;
 using testing::RunningServer;
-using testing::SecondsSince;
 using Clock = std::chrono::steady_clock;
 
 TEST_F(RunningServer, WhoComesToABusyServerKnowsBeforeItsBodyIsSent) {

@@ -29,9 +29,6 @@ inline std::string Post(const std::string& target, const std::string& body, cons
   return "POST " + target + " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) + "\r\n" +
          fields + "\r\n" + body;
 }
-inline double SecondsSince(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 // A server with an echo, a slow handler, streams, and one route for each access.
 class RunningServer : public ::testing::Test {

@@ -41,7 +41,7 @@ class RandomNeighbourHook : public RoutingHook {
   }
   at::Tensor Route(int layer, const at::Tensor& hidden, const at::Tensor& logits) override {
     const at::Tensor queries = hidden.contiguous();
-    const int32_t number = layer_numbers_.empty() ? layer : layer_numbers_[layer];
+    const int32_t number = NumberOfLayer(layer_numbers_, layer);
     for (const LayerView& view : tables_->layers) {
       if (view.layer == number) Apply(view, queries, logits);
     }

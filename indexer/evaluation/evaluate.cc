@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <optional>
 #include <set>
 #include <utility>
@@ -14,6 +13,7 @@
 #include "indexer/evaluation/leakage.h"
 #include "indexer/evaluation/passages.h"
 #include "indexer/evaluation/provenance.h"
+#include "indexer/evaluation/variant_choice.h"
 #include "indexer/evaluation/variants.h"
 #include "indexer/job.h"
 #include "indexer/output_memory.h"
@@ -24,19 +24,6 @@
 
 namespace pointsman {
 namespace {
-
-bool NeedsMemory(const std::string& variant) {
-  static constexpr std::array kNames{"memory",          "random_neighbours", "shuffled_values", "memory_second_half",
-                                     "memory+rewiring", "warm_rewiring",     "memory+output"};
-  return std::find(kNames.begin(), kNames.end(), variant) != kNames.end();
-}
-
-// `output_published`: the memory holds what memory+output asks for.
-bool NeedsReference(const std::string& variant, bool output_published) {
-  if (variant == "memory+output") return !output_published;
-  static constexpr std::array kNames{"frozen", "oracle", "frozen_second_half", "rewiring"};
-  return !NeedsMemory(variant) && std::find(kNames.begin(), kNames.end(), variant) == kNames.end();
-}
 
 // What another engine cannot be asked is refused before it is started.
 Status CheckAsked(const EvalOptions& options) {
@@ -56,7 +43,10 @@ class Evaluation {
 
   Result<EvalReport> Run() {
     POINTSMAN_CHECK_OK(OpenMemory());
-    POINTSMAN_TRY(const std::vector<std::string> variants, ChosenVariants());
+    POINTSMAN_TRY(const std::vector<std::string> variants, ChooseVariants({.asked = options_.variants,
+                                                                           .in_host = runtime_ == nullptr,
+                                                                           .has_memory = !options_.memory.empty(),
+                                                                           .retrained_kind = RetrainedKind()}));
     POINTSMAN_CHECK_OK(LoadDocuments());
     POINTSMAN_CHECK_OK(MakeTask());
     POINTSMAN_CHECK_OK(LoadUnrelated());
@@ -140,38 +130,8 @@ class Evaluation {
   std::string RetrainedKind() const {
     if (!memory_ || options_.seeds < 2) return "";
     const Manifest& manifest = memory_->manifest();
-    const auto preset = manifest.settings.find("preset");
-    if (!manifest.has_text || preset == manifest.settings.end() || preset->second == "knn") return "";
+    if (!manifest.has_text || !manifest.settings.contains("preset") || PresetOf(manifest) == "knn") return "";
     return manifest.kind == MemoryKind::kEntries ? "entries" : "prototypes";
-  }
-
-  Result<std::vector<std::string>> ChosenVariants() const {
-    const std::vector<std::string> known = runtime_ ? VariantNames() : VariantNamesInHost();
-    std::vector<std::string> chosen = options_.variants;
-    if (chosen == std::vector<std::string>{"all"}) chosen = known;
-    for (const std::string& name : chosen) {
-      if (std::find(known.begin(), known.end(), name) == known.end()) {
-        std::string names;
-        for (const std::string& k : known) names += (names.empty() ? "" : ", ") + k;
-        return Error{ErrorCode::kInvalidArgument, "--variants " + name + ": not a variant" +
-                                                      (runtime_ ? "" : " that --capture transformers can make") +
-                                                      "; use all or some of " + names};
-      }
-    }
-    // Everything is a difference to frozen, on the same tokens.
-    const bool halves = std::any_of(chosen.begin(), chosen.end(), [](const std::string& name) {
-      return name.ends_with("rewiring") || name.ends_with("_second_half");
-    });
-    chosen.push_back("frozen");
-    if (std::find(chosen.begin(), chosen.end(), "memory") != chosen.end()) chosen.push_back(RetrainedKind());
-    if (halves) chosen.push_back("frozen_second_half");
-    std::vector<std::string> ordered;  // the report's order
-    for (const std::string& name : known) {
-      const bool asked = std::find(chosen.begin(), chosen.end(), name) != chosen.end();
-      if (options_.memory.empty() && NeedsMemory(name)) continue;
-      if (asked) ordered.push_back(name);
-    }
-    return ordered;
   }
 
   Status OpenMemory() {
@@ -358,11 +318,7 @@ class Evaluation {
   }
 
   // Of the memory that is judged, so that what is trained here is trained alike.
-  std::string Preset() const {
-    if (!memory_) return "default";
-    const auto found = memory_->manifest().settings.find("preset");
-    return found == memory_->manifest().settings.end() ? "default" : found->second;
-  }
+  std::string Preset() const { return memory_ ? PresetOf(memory_->manifest()) : "default"; }
 
   Status FillMemory(VariantInputs& inputs) {
     if (memory_) {

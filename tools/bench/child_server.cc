@@ -50,15 +50,6 @@ std::vector<pid_t> ChildrenOf(pid_t pid) {
 
 }  // namespace
 
-std::string OwnExecutable() {
-  std::error_code error;
-  return std::filesystem::read_symlink("/proc/self/exe", error).string();
-}
-
-std::filesystem::path BesideThisProgram(std::string_view name) {
-  return std::filesystem::path(OwnExecutable()).parent_path() / name;
-}
-
 Result<std::unique_ptr<ChildServer>> ChildServer::Start(const std::vector<std::string>& arguments, double timeout_s) {
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));

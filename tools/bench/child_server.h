@@ -4,10 +4,8 @@
 #include <sys/types.h>
 
 #include <cstdint>
-#include <filesystem>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "memory/result.h"
@@ -33,10 +31,5 @@ class ChildServer {
   pid_t pid_;
   uint16_t port_;
 };
-
-// Path of the running program.
-std::string OwnExecutable();
-// Of what was built beside it: another program, or "python", the folder of the Python package.
-std::filesystem::path BesideThisProgram(std::string_view name);
 
 }  // namespace pointsman

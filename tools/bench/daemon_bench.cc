@@ -26,6 +26,7 @@
 #include "tools/bench/child_server.h"
 #include "tools/bench/load_client.h"
 #include "tools/bench/random_memory.h"
+#include "tools/own_program.h"
 
 namespace pointsman {
 namespace {

@@ -7,9 +7,9 @@
 
 #include "models/testing/tiny_model.h"
 #include "tools/bench/child_output.h"
-#include "tools/bench/child_server.h"
 #include "tools/bench/random_memory.h"
 #include "tools/bench/route_bench.h"
+#include "tools/own_program.h"
 
 namespace pointsman {
 namespace {

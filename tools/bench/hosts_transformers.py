@@ -12,7 +12,6 @@ time that the memory adds, `routing` is what the engine took, as a share of a fr
 import argparse
 import copy
 import json
-import statistics
 import sys
 import time
 from typing import Any, Callable
@@ -20,6 +19,7 @@ from typing import Any, Callable
 import numpy as np
 import torch
 import transformers
+from hosts_runs import clock_of, parser_of, run_of
 
 from pointsman.transformers import Adapted, Binding, attach
 
@@ -65,8 +65,7 @@ class RandomMemory:
         return self._tables
 
 
-# The processor time where one thread computes: what an idle machine's wall time is, whatever others do (bench_clock.h).
-now = time.perf_counter
+now = time.perf_counter  # main() chooses
 
 
 class Clock:
@@ -120,34 +119,18 @@ def measure(model: Any, memory: Any, engine: str, batch: int, prompt: int, round
             caches[on].crop(-1)
             if adapted:
                 adapted.detach()
-    runs = []
-    for phase in ("decode", "prefill"):
-        tokens = batch * (prompt if phase == "prefill" else 1)
-        plain, routed = (statistics.median(seconds[phase, on]) for on in (False, True))
-        runs.append({"host": "transformers", "phase": phase, "batch": batch, "prompt": prompt, "frozen_tokens_per_s": tokens / plain,
-                     "memory_tokens_per_s": tokens / routed, "overhead": routed / plain - 1,
-                     "routing": statistics.median(routing[phase]) / plain})
-    return runs
+    return [run_of("transformers", phase, batch, prompt, seconds[phase, False], seconds[phase, True], routing[phase])
+            for phase in ("decode", "prefill")]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--memory", required=True, help="a memory of OLMoE-1B-7B's shape, or none")
+    parser = parser_of(__doc__, layers=16, memory="a memory of OLMoE-1B-7B's shape, or none")
     parser.add_argument("--entries", type=int, default=100_000, help="a layer, with --memory none")
-    parser.add_argument("--layers", type=int, default=16)
-    for name, value in (("hidden", 2048), ("inner", 1024), ("heads", 16), ("experts", 64), ("top-k", 8), ("vocabulary", 50304)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--batch", default="1,8,32")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of each sequence")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of passes; medians are compared")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--engine", default="auto", choices=("auto", "core", "torch"))
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.threads == 1:
-        global now
-        now = time.process_time
+    global now
+    now = clock_of(options.threads)
     if options.memory == "none":
         memory: Any = RandomMemory(options.layers, options.entries)
     else:
@@ -158,9 +141,6 @@ def main() -> int:
     runs = []
     for batch in map(int, options.batch.split(",")):
         runs += measure(model, memory, options.engine, batch, options.prompt, options.rounds)
-        for run in runs[-2:]:
-            print(f"{run['phase']} batch {batch}: {run['frozen_tokens_per_s']:.2f} tokens/s frozen, {run['overhead']:+.1%} time with the memory",
-                  file=sys.stderr, flush=True)
     tables = memory.tables(memory.layers[0])
     json.dump({"runs": runs, "layers": options.layers, "entries_per_layer": int(np.shape(tables["codes"])[0]), "threads": options.threads,
                "dtype": options.dtype, "engine": options.engine, "transformers": transformers.__version__}, sys.stdout)

@@ -16,11 +16,12 @@ import os
 import pathlib
 import random
 import resource
-import statistics
 import sys
 import tempfile
 import time
 from typing import Any
+
+from hosts_runs import clock_of, parser_of, run_of
 
 STEPS = 8  # decode steps of a turn
 BLOCK = 32  # tokens of a block of the KV cache; the CPU takes no fewer
@@ -90,8 +91,7 @@ def engine_of(model: str, shape: argparse.Namespace, batch: int) -> Any:
                     kv_cache_memory_bytes=kv_bytes(shape, batch), use_tqdm_on_load=False, seed=0)
 
 
-# The processor time where one thread computes: what an idle machine's wall time is, whatever others do (bench_clock.h).
-now = time.perf_counter
+now = time.perf_counter  # main() chooses
 
 
 class Clock:
@@ -145,25 +145,13 @@ def measure(turns: Turns, shape: argparse.Namespace, batch: int) -> list[dict[st
                 seen["decode", memory] += decode
     runs = []
     for phase in ("decode", "prefill"):
-        tokens = batch * (shape.prompt if phase == "prefill" else 1)
-        plain, routed = (statistics.median(seconds for seconds, _ in seen[phase, memory]) for memory in ("none", NAME))
-        runs.append({"host": "vllm", "phase": phase, "batch": batch, "prompt": shape.prompt, "frozen_tokens_per_s": tokens / plain,
-                     "memory_tokens_per_s": tokens / routed, "overhead": routed / plain - 1,
-                     "routing": statistics.median(routing for _, routing in seen[phase, NAME]) / plain})
+        plain, (routed, routing) = [seconds for seconds, _ in seen[phase, "none"]], zip(*seen[phase, NAME])
+        runs.append(run_of("vllm", phase, batch, shape.prompt, plain, routed, routing))
     return runs
 
 
 def options_of() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--memory", required=True, help="a memory of this shape")
-    parser.add_argument("--layers", type=int, default=2)
-    for name, value in (("hidden", 2048), ("inner", 1024), ("heads", 16), ("experts", 64), ("top-k", 8), ("vocabulary", 50304)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--batch", default="1,8,32")
-    parser.add_argument("--prompt", type=int, default=64, help="tokens of each sequence")
-    parser.add_argument("--rounds", type=int, default=7, help="pairs of turns; medians are compared")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser = parser_of(__doc__, layers=2, memory="a memory of this shape")
     parser.add_argument("--kv-mib", type=int, default=1024, help="batches whose KV needs more are left out")
     return parser.parse_args()
 
@@ -173,9 +161,8 @@ def main() -> int:
     options.heads = min(options.heads, options.hidden // 32)  # vLLM has no attention of narrower heads on the CPU
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # vLLM logs to stdout
-    if options.threads == 1:
-        global now
-        now = time.process_time
+    global now
+    now = clock_of(options.threads)
     batches = [int(batch) for batch in options.batch.split(",")]
     skipped = [batch for batch in batches if kv_bytes(options, batch) > options.kv_mib << 20]
     for batch in skipped:
@@ -192,9 +179,6 @@ def main() -> int:
     runs = []
     for batch in batches:
         runs += measure(turns, options, batch)
-        for run in runs[-2:]:
-            print(f"vllm: {run['phase']} batch {batch}: {run['frozen_tokens_per_s']:.2f} tokens/s frozen, {run['overhead']:+.1%} time with "
-                  f"the memory", file=sys.stderr, flush=True)
     counters = llm.collective_rpc("pointsman_counters")[0]
     if counters["errors"] or counters["written"] != counters["rows"] or not counters["rows"]:
         raise RuntimeError(f"vllm: not every row was searched and changed: {counters}")

@@ -3,6 +3,7 @@
 
 #include "indexer/additions.h"
 #include "indexer/progress.h"
+#include "memory/document_id.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
 #include "tools/document_text.h"
@@ -29,7 +30,8 @@ AddOptions AddOptionsOf(const Settings& settings) {
 std::string TextOf(const AddReport& report) {
   std::string text;
   for (const Document& document : report.documents) {
-    text += fmt::format("{:016x}  {:>7} tokens  {}\n", document.hash, document.tokens.size(), document.source);
+    text +=
+        fmt::format("{}  {:>7} tokens  {}\n", DocumentIdText(document.hash), document.tokens.size(), document.source);
   }
   for (const RefusedDocument& refused : report.refused) {
     text += fmt::format("refused: {} {}\n", refused.source, refused.reason);

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "memory/deletion.h"
+#include "memory/document_id.h"
 #include "memory/memory.h"
 #include "tools/command.h"
 #include "tools/document_text.h"
@@ -30,8 +31,8 @@ Result<Output> RunDocsList(const Settings& settings) {
     if (!HasTag(document, tags)) return {};
     output.json["documents"].push_back(DocumentJson(document));
     output.text +=
-        fmt::format("{:016x}  {:<11}  {:>7}  {:<20}  {:<20}  {}{}\n", document.hash, SplitRoleText(document.role),
-                    document.tokens.size(), TimeText(document.added_unix_s),
+        fmt::format("{}  {:<11}  {:>7}  {:<20}  {:<20}  {}{}\n", DocumentIdText(document.hash),
+                    SplitRoleText(document.role), document.tokens.size(), TimeText(document.added_unix_s),
                     document.expires_unix_s == 0 ? "never" : TimeText(document.expires_unix_s), document.source,
                     document.tags.empty() ? "" : fmt::format(" [{}]", fmt::join(document.tags, ", ")));
     return {};

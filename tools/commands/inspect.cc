@@ -7,6 +7,7 @@
 
 #include "indexer/additions.h"
 #include "indexer/progress.h"
+#include "memory/document_id.h"
 #include "memory/memory.h"
 #include "tools/command.h"
 #include "tools/corpus_settings.h"
@@ -151,7 +152,7 @@ Result<Output> OneDocument(const Memory& memory, const std::string& name) {
   POINTSMAN_TRY(const auto truth, memory.OpenTruth());
   std::optional<Document> found;
   POINTSMAN_CHECK_OK(truth->ForEachDocument([&](const Document& document) -> Status {
-    if (document.source == name || fmt::format("{:016x}", document.hash) == name) found = document;
+    if (document.source == name || DocumentIdText(document.hash) == name) found = document;
     return {};
   }));
   if (!found) {
@@ -163,7 +164,7 @@ Result<Output> OneDocument(const Memory& memory, const std::string& name) {
   const std::vector<std::string>& names = memory.tables().documents;
   const auto number = static_cast<uint32_t>(std::find(names.begin(), names.end(), found->source) - names.begin());
   output.json["layers"] = nlohmann::json::array();
-  output.text = fmt::format("{} ({:016x}): {}, {} tokens, sha256 {}\n", found->source, found->hash,
+  output.text = fmt::format("{} ({}): {}, {} tokens, sha256 {}\n", found->source, DocumentIdText(found->hash),
                             SplitRoleText(found->role), FormatCount(found->tokens.size()), found->sha256);
   for (const LayerView& layer : memory.tables().layers) {
     const auto references = std::count_if(layer.references.begin(), layer.references.end(),

@@ -4,8 +4,8 @@
 #include <cstdio>
 
 #include "daemon/server.h"
-#include "tools/bench/child_server.h"
 #include "tools/command.h"
+#include "tools/own_program.h"
 
 namespace pointsman {
 namespace {
