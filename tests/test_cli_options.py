@@ -51,6 +51,7 @@ def test_unknown_option_suggests_the_nearest(pointsman):
     (("eval", "--model", "m", "--corpus", "c", "--rewire-layers", "first:2"), ("--rewire-layers", "first:2", "last:3")),
     (("eval", "--model", "m", "--corpus", "c", "--rewire-layers", "last:0"), ("--rewire-layers", "last:0")),
     (("eval", "--model", "m", "--corpus", "c", "--rewire-guard", "on"), ("--rewire-guard", "margin")),
+    (("eval", "--model", "m", "--corpus", "c", "--rewire-stop", "soon"), ("--rewire-stop", "nats")),
     (("generate", "--model", "m", "--prompt", "x", "--temperature", "nan"), ("--temperature", "not a number")),
     (("generate", "--model", "m", "--prompt", "x", "--seed", "1", "--seed", "2"), ("--seed",)),
     (("generate", "--model", "m", "--prompt", "x", "--explain"), ("--explain", "--memory")),

@@ -190,6 +190,10 @@ constexpr std::array kOptions = {
     Option("rewire-guard", kText, kRewires, "NATS", "off",
            "online rerouting: keep what was learned only if it lowers the loss on the text's last quarter by more than "
            "this; off = always"),
+    Option("rewire-stop", kText, kRewires, "NATS", "off",
+           "online rerouting: no further steps after one that lowers the loss by less than this, and one that raises "
+           "it is "
+           "taken back; off = all of --rewire-steps"),
     Required(Option("text", kTexts, "study-rewire", "NAME=PATH", "",
                     "a text of one kind; may be given several times, a name that comes again has several paths")),
     Within(1, 10000, Option("windows", kInteger, "study-rewire", "N", "48", "windows of each text at most")),

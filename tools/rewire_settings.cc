@@ -28,6 +28,11 @@ Result<ReroutingOptions> ReroutingOptionsOf(const Settings& settings) {
   if (options.guard && !ParseReal(guard, &options.guard_margin)) {
     return Error{ErrorCode::kInvalidArgument, "--rewire-guard " + guard + ": use off or a margin in nats per token"};
   }
+  const std::string stop = settings.Text("rewire-stop");
+  options.stop_early = stop != "off";
+  if (options.stop_early && !ParseReal(stop, &options.stop_below)) {
+    return Error{ErrorCode::kInvalidArgument, "--rewire-stop " + stop + ": use off or nats per token, such as 0.001"};
+  }
   return options;
 }
 

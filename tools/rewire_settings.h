@@ -7,7 +7,7 @@
 
 namespace pointsman {
 
-// Errors (kInvalidArgument): --rewire-layers or --rewire-guard is not understood.
+// Errors (kInvalidArgument): --rewire-layers, --rewire-guard or --rewire-stop is not understood.
 Result<ReroutingOptions> ReroutingOptionsOf(const Settings& settings);
 
 }  // namespace pointsman

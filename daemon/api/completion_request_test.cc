@@ -124,6 +124,12 @@ TEST_F(CompletionRequestTest, RewireHasDefaultsAFormOfItsOwnAndAPath) {
   EXPECT_TRUE(rewire->rerouting.guard && rewire->recompute);
   EXPECT_EQ(rewire->rerouting.guard_margin, 0.25);
   EXPECT_FALSE(Good({{"prompt", "a"}, {"rewire", {{"guard", false}}}}).rewire->rerouting.guard);
+  const auto stops = Good({{"prompt", "a"}, {"rewire", {{"steps", 10}, {"stop", 0.002}}}}).rewire->rerouting;
+  EXPECT_TRUE(stops.stop_early && !stops.guard);
+  EXPECT_EQ(stops.stop_below, 0.002);
+  EXPECT_TRUE(Good({{"prompt", "a"}, {"rewire", {{"stop", true}}}}).rewire->rerouting.stop_early);
+  ExpectError({{"prompt", "a"}, {"rewire", {{"stop", "soon"}}}}, false, ApiCode::kInvalidValue, "rewire.stop",
+              "nats per token");
   ExpectError({{"prompt", "a"}, {"rewire", {{"steps", 51}}}}, false, ApiCode::kInvalidValue, "rewire.steps",
               "rewire.steps: 51");
   ExpectError({{"prompt", "a"}, {"rewire", {{"step", 5}}}}, false, ApiCode::kInvalidValue, "rewire.step",

@@ -55,6 +55,7 @@ Status CheckRerouting(const ReroutingOptions& options) {
   if (options.steps < 0) return Invalid(fmt::format("rewire: {} steps; use 0 or more", options.steps));
   if (!std::isfinite(options.rate)) return Invalid("rewire: the rate is not finite; use 0.03 or near it");
   if (std::isnan(options.guard_margin)) return Invalid("rewire: the guard's margin is not a number; use 0 or more");
+  if (std::isnan(options.stop_below)) return Invalid("rewire: stop is not a number; use 0 or more");
   if (options.layer_count < 0) {
     return Invalid(fmt::format("rewire: {} layers; use 1 or more, or 0 for half of them", options.layer_count));
   }

@@ -108,6 +108,9 @@ TEST_F(Checked, RefusesSettingsOfReroutingThatMeanNothing) {
   options.guard_margin = std::numeric_limits<double>::quiet_NaN();
   EXPECT_EQ(refused(options), "rewire: the guard's margin is not a number; use 0 or more");
   options = {};
+  options.stop_below = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(refused(options), "rewire: stop is not a number; use 0 or more");
+  options = {};
   options.layer_count = -2;
   EXPECT_EQ(refused(options), "rewire: -2 layers; use 1 or more, or 0 for half of them");
 }

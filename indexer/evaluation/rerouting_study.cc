@@ -76,6 +76,22 @@ void AddEvidence(const ReroutingOptions& base, std::vector<StudySetting>& grid) 
   }
 }
 
+// Many steps that end once one lowers the context's loss by less than the label says.
+void AddStops(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
+  ReroutingOptions paper = base;
+  paper.rule = ReroutingRule::kAdam;
+  paper.rate = .05;
+  for (const auto& [name, rule] : {std::pair{"", base}, {"adam ", paper}}) {
+    for (const double below : {-1.0, 0.0, .003, .01, .03}) {
+      grid.push_back(
+          Setting("stop", fmt::format("{}10, {}", name, below < 0 ? "off" : fmt::format("{:g}", below)), rule));
+      grid.back().rerouting.steps = 10;
+      grid.back().rerouting.stop_early = below >= 0;
+      grid.back().rerouting.stop_below = std::max(0.0, below);
+    }
+  }
+}
+
 void AddLayers(const ReroutingOptions& base, std::vector<StudySetting>& grid) {
   ReroutingOptions layers = base;
   layers.soft = false;
@@ -147,6 +163,7 @@ std::vector<StudySetting> StudyGrid(const ReroutingOptions& base) {
   }
   AddEvidence(base, grid);
   AddAdam(base, grid);
+  AddStops(base, grid);
   AddLayers(base, grid);
   for (const double margin : {-1.0, 0.0, 0.01, 0.03}) {
     grid.push_back(Setting("guard", margin < 0 ? "off" : fmt::format("{:g}", margin), base));
