@@ -8,8 +8,12 @@
 // captured once for each key dimension. Every line has the ungated gain on the calibration split, the gate that the
 // builder's own search finds, and under it gain on the test split and damage on the other half of the unrelated text.
 // kind=full_finetune and kind=router_finetune are the baselines, at their `rate`; layers=N trains the last N layers
-// alone (prototypes), bits=4 rounds the finished values to 4 bits. With --gate-curve a line also has gain and damage
-// along the quantiles of the unrelated text at which the gate's ramp begins, for several weights of the prior.
+// alone (prototypes), bits=4 rounds the finished values to 4 bits. Prototypes that differ in bits or neighbours alone
+// are trained once. With --gate-curve a line also has gain and damage along the quantiles of the unrelated text at
+// which the gate's ramp begins, for several weights of the prior. With
+// --group NAME=PATH,PATH in place of --corpus, several times, one memory is made of equal parts of all groups, and a
+// line has each group's gain under the gate that all share (gain, damage of which are the line's own) and under one of
+// its own pairs.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -20,6 +24,7 @@
 #include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -37,6 +42,7 @@ namespace {
 
 struct Config {
   std::string text;
+  std::string trained;  // `text` without what only the finished tables depend on
   std::string kind = "prototypes";
   uint32_t key_dim = 64;
   double rate = 1e-3;  // of the baselines
@@ -59,6 +65,7 @@ Status Set(Config& config, const std::string& key, const std::string& value) {
       {"batch", [&](double v) { config.training.batch_sequences = static_cast<uint32_t>(v); }},
       {"count", [&](double v) { config.prototypes.count = static_cast<uint32_t>(v); }},
       {"epochs", [&](double v) { config.training.epochs = static_cast<int>(v); }},
+      {"patience", [&](double v) { config.training.patience = static_cast<int>(v); }},
       {"seed", [&](double v) { config.training.seed = static_cast<uint64_t>(v); }},
       {"neighbours",
        [&](double v) { config.prototypes.neighbours = config.entries.neighbours = static_cast<int32_t>(v); }},
@@ -117,8 +124,11 @@ Result<std::vector<Config>> ParseConfigs(const std::string& text, const Config& 
       if (equals == std::string::npos) {
         return Error{ErrorCode::kInvalidArgument, "--configs: " + item + ": write key=value"};
       }
-      POINTSMAN_CHECK_OK(Set(config, item.substr(0, equals), item.substr(equals + 1)));
+      const std::string key = item.substr(0, equals);
+      POINTSMAN_CHECK_OK(Set(config, key, item.substr(equals + 1)));
+      if (key != "bits" && key != "neighbours") config.trained += item + ",";
     }
+    if (config.kind == "entries") config.trained = one;  // they are trained through their neighbours
     configs.push_back(std::move(config));
   }
   return configs;
@@ -140,13 +150,28 @@ struct StudyFlags {
   bool gate_curve = false;
 };
 
+struct NamedPaths {
+  std::string name;
+  std::vector<std::string> paths;
+};
+
+// A part of the corpus that may have a gate of its own.
+struct Group {
+  std::string name;
+  ReferenceSet text;  // sequences only
+  ScoredText test;
+};
+
 class Study {
  public:
   Study(const CorpusOptions& data, const MoeModel& model, const StudyFlags& flags)
       : data_(data), model_(model), flags_(flags) {}
 
-  Status Run(const std::vector<Config>& configs) {
-    POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
+  Status Run(const std::vector<Config>& configs, const std::vector<NamedPaths>& groups) {
+    if (groups.empty()) {
+      POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
+    }
+    for (const NamedPaths& group : groups) POINTSMAN_CHECK_OK(LoadGroup(group, groups.size()));
     std::vector<std::string> sources;
     POINTSMAN_TRY(general_, LoadGeneralText(model_, data_, &sources));
     test_ = MakeScoredText(model_, corpus_.documents, SplitRole::kTest);
@@ -155,7 +180,7 @@ class Study {
     gate_half_ = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
     damage_half_ = MakeScoredText(model_, general_.documents, SplitRole::kTest);
     still_ = MakeStillRows(model_, learned_.sequences, data_.threads);
-    POINTSMAN_TRY(frozen_, Score({}, nullptr));
+    POINTSMAN_TRY(frozen_, Score({}, nullptr, test_));
     for (const Config& config : configs) POINTSMAN_CHECK_OK(RunOne(config));
     return {};
   }
@@ -167,8 +192,28 @@ class Study {
     return options;
   }
 
-  Result<VariantRun> Score(const HookFactory& hooks, const std::shared_ptr<HookErrors>& errors) const {
-    return ScoreVariant("frozen", model_, hooks, errors, test_, damage_half_, Scoring());
+  Result<VariantRun> Score(const HookFactory& hooks, const std::shared_ptr<HookErrors>& errors,
+                           const ScoredText& test) const {
+    return ScoreVariant("frozen", model_, hooks, errors, test, damage_half_, Scoring());
+  }
+
+  // Adds an equal part of a group's text to the corpus.
+  Status LoadGroup(const NamedPaths& named, size_t groups) {
+    CorpusOptions part = data_;
+    part.corpus = named.paths;
+    part.max_tokens /= groups;
+    part.max_test_tokens /= groups;
+    POINTSMAN_TRY(const Corpus loaded, LoadCorpus(model_, part));
+    Group group{named.name, {}, MakeScoredText(model_, loaded.documents, SplitRole::kTest)};
+    if (group.test.sequences.empty()) {
+      return Error{ErrorCode::kInvalidArgument,
+                   "--group " + named.name + ": no text is left to test on; give more documents"};
+    }
+    group.text.reference = MakeScoredText(model_, loaded.documents, SplitRole::kReference).sequences;
+    group.text.calibration = MakeScoredText(model_, loaded.documents, SplitRole::kCalibration).sequences;
+    groups_.push_back(std::move(group));
+    corpus_.documents.insert(corpus_.documents.end(), loaded.documents.begin(), loaded.documents.end());
+    return {};
   }
 
   Result<const ReferenceSet*> SetOf(uint32_t key_dim) {
@@ -200,13 +245,22 @@ class Study {
     config.training.still = &still_;
     const auto all_layers = static_cast<int32_t>(model_.config().num_layers);
     if (config.layers > 0) config.prototypes.first_layer = std::max(0, all_layers - config.layers);
-    Result<Candidate> made = config.kind == "entries"
-                                 ? TrainEntries(model_, *set, config.entries, config.training)
-                                 : TrainPrototypes(model_, *set, config.prototypes, config.training);
-    if (!made.ok()) return made.error();
-    std::vector<Candidate> candidates;
-    candidates.push_back(std::move(made.value()));
+    if (!last_ || config.trained != last_trained_) {
+      Result<Candidate> made = config.kind == "entries"
+                                   ? TrainEntries(model_, *set, config.entries, config.training)
+                                   : TrainPrototypes(model_, *set, config.prototypes, config.training);
+      if (!made.ok()) return made.error();
+      last_ = std::move(made.value());
+      last_trained_ = config.trained;
+    }
+    std::vector<Candidate> candidates{*last_};
     Candidate& candidate = candidates.front();
+    if (config.kind == "prototypes") {
+      for (OwnedLayer& layer : candidate.tables.layers) {
+        const auto rows = static_cast<int32_t>(layer.value_scales.size());
+        layer.calibration.k = std::min(config.prototypes.neighbours, rows);
+      }
+    }
     if (config.bits < 8) RoundValues(config.bits, candidate.tables);
     nlohmann::json line{{"config", config.text},
                         {"kind", config.kind},
@@ -225,6 +279,9 @@ class Study {
       POINTSMAN_CHECK_OK(SearchGates(model_, *set, learned_.sequences, gate_half_, options, candidates));
       POINTSMAN_TRY(line["gated"], GainAndDamage(candidate.tables));
       line["gate"] = {{"lo", candidate.tables.gate.lo}, {"hi", candidate.tables.gate.hi}};
+      for (const Group& group : groups_) {
+        POINTSMAN_TRY(line["groups"][group.name], UnderBothGates(group, candidate, options));
+      }
     }
     line["bytes_per_token"] =
         static_cast<double>(TableBytes(*MakeTables(candidate.tables))) / static_cast<double>(set->tokens());
@@ -233,12 +290,31 @@ class Study {
     return {};
   }
 
+  // `shared` has the gate of all groups.
+  Result<nlohmann::json> UnderBothGates(const Group& group, const Candidate& shared,
+                                        const GateSearchOptions& options) const {
+    POINTSMAN_TRY(const VariantRun frozen, Score({}, nullptr, group.test));
+    std::vector<Candidate> own{shared};
+    own.front().tables.gate = {};
+    POINTSMAN_TRY(const nlohmann::json ungated, GainAndDamage(own.front().tables, group.test, frozen));
+    POINTSMAN_CHECK_OK(SearchGates(model_, group.text, learned_.sequences, gate_half_, options, own));
+    nlohmann::json result{{"ungated", ungated}};
+    POINTSMAN_TRY(result["shared"], GainAndDamage(shared.tables, group.test, frozen));
+    POINTSMAN_TRY(result["own"], GainAndDamage(own.front().tables, group.test, frozen));
+    return result;
+  }
+
   Result<nlohmann::json> GainAndDamage(const OwnedTables& tables) const {
+    return GainAndDamage(tables, test_, frozen_);
+  }
+
+  Result<nlohmann::json> GainAndDamage(const OwnedTables& tables, const ScoredText& test,
+                                       const VariantRun& frozen) const {
     const auto errors = std::make_shared<HookErrors>();
-    POINTSMAN_TRY(const VariantRun run, Score(TableHooks(MakeTables(tables), errors), errors));
+    POINTSMAN_TRY(const VariantRun run, Score(TableHooks(MakeTables(tables), errors), errors, test));
     nlohmann::json result;
-    POINTSMAN_TRY(result["gain"], Differences(run.test, frozen_.test));
-    POINTSMAN_TRY(result["damage"], Differences(run.unrelated, frozen_.unrelated));
+    POINTSMAN_TRY(result["gain"], Differences(run.test, frozen.test));
+    POINTSMAN_TRY(result["damage"], Differences(run.unrelated, frozen.unrelated));
     result["untouched"] = static_cast<double>(run.touched->untouched_tokens) / static_cast<double>(run.touched->tokens);
     return result;
   }
@@ -302,9 +378,12 @@ class Study {
   const MoeModel& model_;
   StudyFlags flags_;
   Corpus corpus_, general_;
+  std::vector<Group> groups_;
   ScoredText test_, calibration_, learned_, gate_half_, damage_half_;
   VariantRun frozen_;
   StillRows still_;
+  std::optional<Candidate> last_;  // ungated, as trained
+  std::string last_trained_;
   std::map<uint32_t, ReferenceSet> sets_;
 };
 
@@ -313,11 +392,13 @@ int Main(int argc, char** argv) {
   data.max_tokens = 30'000;
   data.max_test_tokens = 30'000;
   std::string model, configs = "base";
+  std::vector<std::string> groups;
   bool no_gate = false;
   StudyFlags flags;
   CLI::App app{"Trains configurations of a memory on one corpus; one JSON line each"};
   app.add_option("--model", model, "the model's directory")->required();
-  app.add_option("--corpus", data.corpus, "files or folders")->required();
+  auto* corpus = app.add_option("--corpus", data.corpus, "files or folders");
+  app.add_option("--group", groups, "NAME=PATH,PATH: part of one memory's corpus; several times")->excludes(corpus);
   app.add_option("--off-domain", data.off_domain, "unrelated text");
   app.add_option("--max-tokens", data.max_tokens, "of reference text");
   app.add_option("--max-test-tokens", data.max_test_tokens, "of the test split");
@@ -337,8 +418,20 @@ int Main(int argc, char** argv) {
   base.training.seed = data.seed;
   const auto run = [&]() -> Status {
     POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
+    std::vector<NamedPaths> named;
+    for (const std::string& group : groups) {
+      const size_t equals = std::min(group.find('='), group.size());
+      named.push_back({group.substr(0, equals), Split(group.substr(std::min(equals + 1, group.size())), ',')});
+      if (named.back().name.empty() || named.back().paths.empty()) {
+        return Error{ErrorCode::kInvalidArgument, "--group " + group + ": write NAME=PATH, or NAME=PATH,PATH"};
+      }
+    }
+    if (named.empty() && data.corpus.empty()) {
+      return Error{ErrorCode::kInvalidArgument,
+                   "--corpus is missing: give files or folders, or some --group NAME=PATH"};
+    }
     POINTSMAN_TRY(const std::unique_ptr<MoeModel> loaded, LoadModel(data));
-    return Study(data, *loaded, flags).Run(parsed);
+    return Study(data, *loaded, flags).Run(parsed, named);
   };
   if (const Status status = run(); !status.ok()) {
     std::fprintf(stderr, "pointsman_study: %s\n", status.error().message.c_str());
