@@ -55,6 +55,7 @@ def test_unknown_option_suggests_the_nearest(pointsman):
     (("generate", "--model", "m", "--prompt", "x", "--temperature", "nan"), ("--temperature", "not a number")),
     (("generate", "--model", "m", "--prompt", "x", "--seed", "1", "--seed", "2"), ("--seed",)),
     (("generate", "--model", "m", "--prompt", "x", "--explain"), ("--explain", "--memory")),
+    (("generate", "--model", "m", "--prompt", "x", "--rewire-steps", "2"), ("--rewire-steps", "add --rewire")),
     (("build", "--model", "m", "--corpus", "c", "--out", "o", "--index", "ivf"), ("--index", "'ivf'", "auto, exact")),
     (("build", "--model", "m", "--corpus", "c", "--out", "o", "--kind", "both"), ("--kind", "prototypes")),
     (("eval", "--model", "m", "--corpus", "c", "--variants", "frozen,knn_ml"), ("--variants", "'knn_ml'", "shuffled_values")),

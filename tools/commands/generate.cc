@@ -138,6 +138,12 @@ Result<Output> RunGenerate(const Settings& settings) {
   if (settings.Has("session") && !settings.Flag("rewire")) {
     return Error{ErrorCode::kInvalidArgument, "--session: a session is what online rerouting learns; add --rewire"};
   }
+  for (const Setting& setting : settings.all()) {  // a configuration file may speak for other commands, too
+    if (setting.source == "flag" && setting.option->name.starts_with("rewire-") && !settings.Flag("rewire")) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("--{}: it says how to rewire, nothing says to; add --rewire", setting.option->name)};
+    }
+  }
   if (settings.Has("session") && voting) {
     return Error{ErrorCode::kInvalidArgument, "--session: it follows one text; leave --self-consistency out"};
   }
