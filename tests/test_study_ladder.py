@@ -43,6 +43,12 @@ def test_ladder_shows_what_each_setting_changes_and_goes_on_where_it_stopped(mod
     shown = ladder(*arguments, "--table")
     assert shown.returncode == 0 and "$" not in shown.stdout and shown.stdout in second.stdout
 
+    other = ladder(*arguments, "--also", "count=300", "--configs", "base")
+    assert other.returncode == 0 and "count=300,base" in other.stdout, other.stderr
+    (row,) = [line for line in other.stdout.splitlines() if line.startswith("| the default")]
+    assert row not in shown.stdout, "one with other prototypes is another default"
+    assert ladder(*arguments, "--table").stdout == shown.stdout
+
 
 def test_ladder_names_a_setting_that_has_no_label(off_domain):
     done = ladder("--domain", "headers=x", "--off-domain", off_domain, "--configs", "base;colour=1")
