@@ -84,7 +84,9 @@ std::string PresetOf(const Manifest& manifest) {
 }
 
 uint32_t PrototypeCount(uint64_t tokens) {
-  return static_cast<uint32_t>(std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), 256, 2048));
+  const uint64_t dense = std::min<uint64_t>(std::bit_floor(tokens / 8 + 1), 1024);
+  return static_cast<uint32_t>(
+      std::clamp<uint64_t>(std::bit_floor(tokens / 24 + 1), std::max<uint64_t>(dense, 256), 2048));
 }
 
 Result<Candidate> TrainPrototypes(const LossModel& model, const ReferenceSet& set, PrototypeOptions prototypes,

@@ -68,7 +68,8 @@ std::string PresetOf(const Manifest& manifest);
 inline constexpr size_t kTrainingSteps = 300;  // as far as the epochs allow
 inline constexpr int kLeastEpochs = 6, kMostEpochs = 24;
 
-// The number of prototypes for a reference set of this size: a power of two, about one for 24 tokens, 256..2,048.
+// The number of prototypes for a reference set of this size, a power of two of 256..2,048: about one for 8 tokens up to
+// 1,024, beyond that one for 24 (docs/decisions/005-training.md).
 uint32_t PrototypeCount(uint64_t tokens);
 
 // Bytes of the derived index that these tables take, all layers, gate and output memory included.

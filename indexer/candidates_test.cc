@@ -19,6 +19,8 @@ TEST(TrainingSizeTest, AreStepsUntilSixEpochsAreMore) {
 
 TEST(TrainingSizeTest, PrototypesGrowWithTheText) {
   EXPECT_EQ(PrototypeCount(100), 256u);
+  EXPECT_EQ(PrototypeCount(4'200), 512u);
+  EXPECT_EQ(PrototypeCount(10'000), 1024u);
   EXPECT_EQ(PrototypeCount(30'000), 1024u);
   EXPECT_EQ(PrototypeCount(10'000'000), 2048u);
 }
