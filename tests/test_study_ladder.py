@@ -55,6 +55,11 @@ def test_ladder_names_a_setting_that_has_no_label(off_domain):
     assert done.returncode == 2 and "colour=1" in done.stderr and "SETTINGS" in done.stderr
 
 
+def test_ladder_says_what_a_domain_looks_like(off_domain):
+    done = ladder("--domain", "headers", "--off-domain", off_domain)
+    assert done.returncode == 2 and "NAME=PATH" in done.stderr
+
+
 def test_a_gate_of_a_group_has_its_own_pairs(model, corpus, off_domain, tmp_path):
     draw = random.Random(5)
     words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 7))) for _ in range(300)]

@@ -10,10 +10,9 @@
 // kind=full_finetune and kind=router_finetune are the baselines, at their `rate`; layers=N trains the last N layers
 // alone (prototypes), bits=4 rounds the finished values to 4 bits. Prototypes that differ in bits or neighbours alone
 // are trained once. With --gate-curve a line also has gain and damage along the quantiles of the unrelated text at
-// which the gate's ramp begins, for several weights of the prior. With
-// --group NAME=PATH,PATH in place of --corpus, several times, one memory is made of equal parts of all groups, and a
-// line has each group's gain under the gate that all share (gain, damage of which are the line's own) and under one of
-// its own pairs.
+// which the gate's ramp begins, for several weights of the prior. With --group NAME=PATH,PATH in place of --corpus,
+// several times, one memory is made of equal parts of all groups, and a line has each group's gain under the gate that
+// all share (its damage is the line's own) and under one of its own pairs.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -175,7 +174,6 @@ class Study {
     std::vector<std::string> sources;
     POINTSMAN_TRY(general_, LoadGeneralText(model_, data_, &sources));
     test_ = MakeScoredText(model_, corpus_.documents, SplitRole::kTest);
-    calibration_ = MakeScoredText(model_, corpus_.documents, SplitRole::kCalibration);
     learned_ = MakeScoredText(model_, general_.documents, SplitRole::kReference);
     gate_half_ = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
     damage_half_ = MakeScoredText(model_, general_.documents, SplitRole::kTest);
@@ -379,7 +377,7 @@ class Study {
   StudyFlags flags_;
   Corpus corpus_, general_;
   std::vector<Group> groups_;
-  ScoredText test_, calibration_, learned_, gate_half_, damage_half_;
+  ScoredText test_, learned_, gate_half_, damage_half_;
   VariantRun frozen_;
   StillRows still_;
   std::optional<Candidate> last_;  // ungated, as trained
