@@ -22,13 +22,16 @@
 #include "indexer/calibrate.h"
 #include "indexer/candidates.h"
 #include "indexer/corpus.h"
+#include "indexer/document_groups.h"
 #include "indexer/job.h"
 #include "indexer/progress.h"
 #include "memory/copy_tables.h"
 #include "memory/deletion.h"
+#include "memory/gate_groups.h"
 #include "memory/layer_index.h"
 #include "memory/memory_paths.h"
 #include "memory/stopwatch.h"
+#include "router/context_gate.h"
 
 namespace pointsman {
 namespace {
@@ -59,6 +62,7 @@ class Addition {
   Status Train();
   void AppendRows();
   Status AppendOutput();
+  void JoinGroup(Document& document);
   Status ExtendGate();
   Status WriteTruth();
   Status Publish();
@@ -116,6 +120,7 @@ Status Addition::Read() {
     document.tags = options_.tags;
     document.added_unix_s = now;
     document.expires_unix_s = options_.ttl_s > 0 ? now + options_.ttl_s : 0;
+    JoinGroup(document);
     report_.tokens += document.tokens.size();
   }
   report_.documents = std::move(read.documents);
@@ -125,6 +130,22 @@ Status Addition::Read() {
     for (uint32_t t = 0; t < s.inputs.size(); ++t) refs_.push_back({first + s.document, s.position + t});
   }
   return {};
+}
+
+void Addition::JoinGroup(Document& document) {
+  const GateView& gate = published_->gate;
+  if (GateGroupOf(document.tags, gate.groups)) return;
+  std::vector<double> evidence(gate.groups.size()), sums(gate.groups.size(), 0.0);
+  for (size_t i = 1; i < document.tokens.size(); ++i) {
+    GateEvidence(gate, document.tokens[i - 1], document.tokens[i], evidence);
+    for (size_t group = 0; group < sums.size(); ++group) sums[group] += evidence[group];
+  }
+  const auto nearest = std::ranges::max_element(sums) - sums.begin();
+  document.tags.push_back(gate.groups[nearest].name);
+  report_.notes.push_back(
+      fmt::format("{}: no tag names a group of the memory; it joined {}, whose text has most of its "
+                  "token pairs",
+                  document.source, document.tags.back()));
 }
 
 Status Addition::Train() {
@@ -241,18 +262,34 @@ Status Addition::ExtendGate() {
         "--off-domain "
         "names other text");
   }
-  POINTSMAN_TRY(const OwnedGate fresh, MakeGate(sequences_, unrelated, {}));
-  std::map<uint64_t, uint8_t> pairs;
-  for (size_t i = 0; i < fresh.pairs.size(); ++i) pairs[fresh.pairs[i]] = known ? fresh.is_common[i] : uint8_t{1};
-  const size_t before = gate.pairs.size();
-  for (size_t i = 0; i < before; ++i) pairs[gate.pairs[i]] = gate.is_common[i];  // what the build measured stays
+  std::vector<std::string> names;
+  for (const GateGroup& group : gate.groups) names.push_back(group.name);
+  POINTSMAN_TRY(const DocumentGroups groups, GroupsOf(report_.documents, names));
+  POINTSMAN_TRY(const OwnedGate fresh, MakeGate(sequences_, unrelated, groups, {}));
+  struct Marks {
+    uint8_t is_common = 0;
+    uint16_t groups = 0;
+  };
+  const auto mark_of = [](const OwnedGate& of, size_t i) {
+    return of.pair_groups.empty() ? uint16_t{1} : of.pair_groups[i];
+  };
+  std::map<uint64_t, Marks> pairs;
+  for (size_t i = 0; i < gate.pairs.size(); ++i) pairs[gate.pairs[i]] = {gate.is_common[i], mark_of(gate, i)};
+  for (size_t i = 0; i < fresh.pairs.size(); ++i) {
+    // What the build measured stays.
+    Marks& marks = pairs.try_emplace(fresh.pairs[i], Marks{known ? fresh.is_common[i] : uint8_t{1}, 0}).first->second;
+    const auto joined = static_cast<uint16_t>(marks.groups | mark_of(fresh, i));
+    report_.pairs += joined != marks.groups;
+    marks.groups = joined;
+  }
   gate.pairs.clear();
   gate.is_common.clear();
-  for (const auto& [pair, common] : pairs) {
+  gate.pair_groups.clear();
+  for (const auto& [pair, marks] : pairs) {
     gate.pairs.push_back(pair);
-    gate.is_common.push_back(common);
+    gate.is_common.push_back(marks.is_common);
+    if (names.size() > 1) gate.pair_groups.push_back(marks.groups);
   }
-  report_.pairs = gate.pairs.size() - before;
   return {};
 }
 

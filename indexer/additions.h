@@ -38,7 +38,7 @@ struct AddReport {
   uint64_t tokens = 0;       // of the added documents
   uint64_t rows = 0;         // entries of all layers, or prototypes, that were added
   uint64_t output_rows = 0;  // of the output memory
-  uint64_t pairs = 0;        // new to the context gate
+  uint64_t pairs = 0;        // new to the context gate, or to a group of it
   double train_s = 0;
   Manifest manifest;  // published
 };
@@ -52,12 +52,12 @@ double AddedShare(const Manifest& manifest);
 // small text wants, and never fewer than the default's least.
 int AddedEpochs(const Manifest& manifest, size_t sequences);
 
-// Adds, publishes the next generation, and marks the verdict as stale. An error leaves what was published; a repeated
-// call goes on after an interruption. The trained kinds that the build kept beside the published one are dropped: they
-// do not know the new documents.
-// Errors: kInvalidArgument (nothing to add: everything was refused, named with its reason), kUnsupported (values that
-// are not changes of logits), kMismatch (another model), those of Ingest, training and Publish.
-// Uses `threads` threads; the result does not depend on it.
+// Adds, publishes the next generation, and marks the verdict as stale. Where the memory has groups, a document joins
+// the first that a tag of it names; else the one whose text has most of its token pairs, whose name it gets as a tag.
+// An error leaves what was published; a repeated call goes on after an interruption. The trained kinds that the build
+// kept beside the published one are dropped: they do not know the new documents. Errors: kInvalidArgument (nothing to
+// add: everything was refused, named with its reason), kUnsupported (values that are not changes of logits), kMismatch
+// (another model), those of Ingest, training and Publish. Uses `threads` threads; the result does not depend on it.
 Result<AddReport> AddDocuments(const AddOptions& options);
 
 }  // namespace pointsman

@@ -51,7 +51,7 @@ Status CheckOptions(const BuildOptions& options) {
   if (options.host && options.output_memory) {
     return wrong("--output-memory: it has no vote in transformers; drop it, or --capture transformers");
   }
-  if (options.data.corpus.empty()) return wrong("--corpus: name at least one file or folder");
+  POINTSMAN_CHECK_OK(CheckCorpus(options.data));
   if (options.out.empty()) return wrong("--out: name the memory's directory");
   return {};
 }
@@ -101,10 +101,12 @@ std::string InputsHash(const BuildOptions& options, const Fingerprint& model, co
   hash.Update(fmt::format("training {} {} {}\n", kTrainingSteps, kLeastEpochs, kMostEpochs));
   if (options.output_memory) hash.Update("output-memory\n");
   if (options.host) hash.Update("transformers " + options.host->dtype + "\n");
+  for (const CorpusGroup& group : options.data.groups) hash.Update("group " + group.name + "\n");
   for (const Corpus* text : {&corpus, &general}) {
     for (const Document& d : text->documents) {
       hash.Update(d.sha256 + " " + std::to_string(static_cast<int>(d.role)) + " " + std::to_string(d.tokens.size()) +
                   "\n");
+      for (const std::string& tag : d.tags) hash.Update("tag " + tag + "\n");
     }
   }
   return hash.Hex();
@@ -272,6 +274,7 @@ Result<BuildReport> Builder::Run() {
                    ProgressOf(options_.data));
   ReferenceOptions reference;
   reference.threads = options_.data.threads;
+  reference.groups = GroupNames(options_.data.groups);
   reference.on_progress = [&](uint64_t tokens) { capture.Advance(tokens); };
   POINTSMAN_TRY(set_, MakeReferenceSet(model_, corpus_.documents, reference));
   learned_ = MakeSequences(general_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));

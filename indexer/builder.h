@@ -13,6 +13,7 @@
 
 #include "adapt/host_options.h"
 #include "adapt/rerouting_options.h"
+#include "indexer/corpus_group.h"
 #include "indexer/evaluation/report.h"
 #include "indexer/ingest.h"
 #include "indexer/progress.h"
@@ -27,6 +28,7 @@ namespace pointsman {
 struct CorpusOptions {
   std::filesystem::path model;
   std::vector<std::string> corpus;
+  std::vector<CorpusGroup> groups;  // in place of `corpus`: the context gate opens for each on its own evidence
   std::vector<std::string> jsonl_fields;
   std::vector<std::string> off_domain;  // unrelated text; empty: kinds found on this machine (general_text.h)
   uint64_t seed = 0;

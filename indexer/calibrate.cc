@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
-#include <set>
+#include <map>
 #include <utility>
 
 #include "indexer/evaluation/statistics.h"
@@ -14,46 +14,54 @@ namespace {
 
 constexpr size_t kSettledUnrelated = 4, kSettledRelated = 8;  // tokens before m_t counts (findings F3)
 
-// Calls `use(t, sum, count)` for every token with the evidence in its window, as the router adds it up.
+// Calls `use(t, sums, count)` for every token with each group's evidence in its window, as the router adds it up.
 template <typename Use>
-void ForEachWindow(std::span<const float> evidence, const OwnedGate& gate, const Use& use) {
-  std::vector<double> sums{0};
-  for (size_t t = 0; t < evidence.size(); ++t) {
-    sums.push_back(sums.back() + evidence[t]);
+void ForEachWindow(const SequenceEvidence& evidence, const GateView& gate, const Use& use) {
+  const size_t groups = gate.groups.size();
+  const size_t tokens = evidence.values.size() / groups;
+  std::vector<double> sums(groups, 0.0), in_window(groups);
+  for (size_t t = 0; t < tokens; ++t) {
     const size_t count = std::min<size_t>(t + 1, gate.window);
-    use(t, sums.back() - sums[t + 1 - count], count);
+    for (size_t group = 0; group < groups; ++group) {
+      sums.push_back(sums[t * groups + group] + evidence.values[t * groups + group]);
+      in_window[group] = sums.back() - sums[(t + 1 - count) * groups + group];
+    }
+    use(t, std::span<const double>(in_window), count);
   }
 }
 
-// m_t for t >= skip.
-std::vector<double> WindowMeans(const std::vector<std::vector<float>>& sequences, const OwnedGate& gate, size_t skip) {
-  const GateView view = ViewOf(gate);
+// m_t of one group for t >= skip, of all sequences or of those of the group's own documents.
+std::vector<double> WindowMeans(std::span<const SequenceEvidence> sequences, const GateView& gate, size_t group,
+                                size_t skip, bool own) {
   std::vector<double> means;
-  for (const std::vector<float>& evidence : sequences) {
-    ForEachWindow(evidence, gate, [&](size_t t, double sum, size_t count) {
-      if (t >= skip) means.push_back(GateMean(view, sum, count));
+  for (const SequenceEvidence& evidence : sequences) {
+    if (own && evidence.group != group) continue;
+    ForEachWindow(evidence, gate, [&](size_t t, std::span<const double> sums, size_t count) {
+      if (t >= skip) means.push_back(GateMean(gate, group, sums[group], count));
     });
   }
   return means;
 }
 
 // G of one sequence, token by token.
-std::vector<float> GateValues(std::span<const float> evidence, const OwnedGate& gate) {
-  const GateView view = ViewOf(gate);
+std::vector<float> GateValues(const SequenceEvidence& evidence, const GateView& gate) {
   std::vector<float> values;
-  ForEachWindow(evidence, gate,
-                [&](size_t, double sum, size_t count) { values.push_back(GateValue(view, sum, count)); });
+  ForEachWindow(evidence, gate, [&](size_t, std::span<const double> sums, size_t count) {
+    values.push_back(GateValue(gate, sums, count));
+  });
   return values;
 }
 
-std::vector<std::vector<float>> Evidence(const OwnedGate& gate, std::span<const Sequence> sequences) {
-  const GateView view = ViewOf(gate);
-  std::vector<std::vector<float>> result;
+std::vector<SequenceEvidence> Evidence(const GateView& gate, std::span<const Sequence> sequences) {
+  const size_t groups = gate.groups.size();
+  std::vector<double> of_token(groups);
+  std::vector<SequenceEvidence> result;
   for (const Sequence& s : sequences) {
-    std::vector<float> evidence;
+    SequenceEvidence evidence;
     int32_t previous = kNoToken;
     for (int32_t token : s.inputs) {
-      evidence.push_back(static_cast<float>(GateEvidence(view, previous, token)));
+      GateEvidence(gate, previous, token, of_token);
+      for (double value : of_token) evidence.values.push_back(static_cast<float>(value));
       previous = token;
     }
     result.push_back(std::move(evidence));
@@ -61,21 +69,32 @@ std::vector<std::vector<float>> Evidence(const OwnedGate& gate, std::span<const 
   return result;
 }
 
-std::set<uint64_t> TokenPairs(std::span<const Sequence> sequences) {
-  std::set<uint64_t> pairs;
+// By pair: bit j, it stands in a sequence of group j.
+std::map<uint64_t, uint16_t> TokenPairs(std::span<const Sequence> sequences, const DocumentGroups& groups) {
+  std::map<uint64_t, uint16_t> pairs;
   for (const Sequence& s : sequences) {
+    const auto mark = static_cast<uint16_t>(1u << groups.Of(s));
     for (size_t t = 0; t < s.inputs.size(); ++t) {
-      pairs.insert(uint64_t{static_cast<uint32_t>(s.inputs[t])} << 32 | static_cast<uint32_t>(s.targets[t]));
+      pairs[uint64_t{static_cast<uint32_t>(s.inputs[t])} << 32 | static_cast<uint32_t>(s.targets[t])] |= mark;
     }
   }
   return pairs;
 }
 
+double MeanEvidence(std::span<const SequenceEvidence> sequences, size_t group, size_t groups) {
+  double sum = 0, count = 0;
+  for (const SequenceEvidence& s : sequences) {
+    for (size_t i = group; i < s.values.size(); i += groups) sum += s.values[i];
+    count += static_cast<double>(s.values.size() / groups);
+  }
+  return count > 0 ? sum / count : 0;
+}
+
 }  // namespace
 
 Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const Sequence> unrelated,
-                           const GateOptions& options) {
-  const std::set<uint64_t> known = TokenPairs(reference), common = TokenPairs(unrelated);
+                           const DocumentGroups& groups, const GateOptions& options) {
+  const auto known = TokenPairs(reference, groups), common = TokenPairs(unrelated, {});
   if (known.empty()) {
     return Error{ErrorCode::kInvalidArgument, "context gate: the reference text is empty; give more --corpus text"};
   }
@@ -84,35 +103,48 @@ Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const 
   gate.n0 = options.n0;
   gate.common = options.common;
   gate.window = options.window;
-  gate.pairs.assign(known.begin(), known.end());
-  for (uint64_t pair : gate.pairs) gate.is_common.push_back(common.contains(pair));
+  gate.groups.clear();
+  for (const std::string& name : groups.names) gate.groups.push_back({.name = name});
+  for (const auto& [pair, mark] : known) {
+    gate.pairs.push_back(pair);
+    gate.is_common.push_back(common.contains(pair));
+    if (groups.names.size() > 1) gate.pair_groups.push_back(mark);
+  }
   return gate;
 }
 
-GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated) {
-  return {Evidence(gate, related), Evidence(gate, unrelated)};
+GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated,
+                       const DocumentGroups& groups) {
+  const GateView view = ViewOf(gate);
+  GateSamples samples{Evidence(view, related), Evidence(view, unrelated)};
+  for (size_t i = 0; i < related.size(); ++i) samples.related[i].group = groups.Of(related[i]);
+  return samples;
 }
 
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate) {
-  double sum = 0, count = 0;
-  for (const std::vector<float>& s : samples.unrelated) {
-    for (float v : s) sum += v;
-    count += static_cast<double>(s.size());
+  const size_t groups = gate.groups.size();
+  const double unrelated =
+      groups == 1 ? quantiles.unrelated : 1 - (1 - quantiles.unrelated) / static_cast<double>(groups);
+  for (size_t j = 0; j < groups; ++j) {
+    gate.groups[j].prior = static_cast<float>(MeanEvidence(samples.unrelated, j, groups));
+    const GateView view = ViewOf(gate);
+    const auto low = WindowMeans(samples.unrelated, view, j, kSettledUnrelated, /*own=*/false);
+    const auto high = WindowMeans(samples.related, view, j, kSettledRelated, /*own=*/true);
+    GateGroup& group = gate.groups[j];
+    group.lo = low.empty() ? group.prior : static_cast<float>(Quantile(low, unrelated));
+    group.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
+    group.hi = std::max(group.hi, group.lo + kMinRamp);
   }
-  gate.prior = count > 0 ? static_cast<float>(sum / count) : 0;
-  const auto low = WindowMeans(samples.unrelated, gate, kSettledUnrelated);
-  const auto high = WindowMeans(samples.related, gate, kSettledRelated);
-  gate.lo = low.empty() ? gate.prior : static_cast<float>(Quantile(low, quantiles.unrelated));
-  gate.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
-  gate.hi = std::max(gate.hi, gate.lo + kMinRamp);
 }
 
-double Openness(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate) {
+double Openness(std::span<const SequenceEvidence> evidence, const OwnedGate& gate) {
+  const GateView view = ViewOf(gate);
   double sum = 0;
   size_t tokens = 0;
-  for (const std::vector<float>& s : evidence) {
-    for (float value : GateValues(s, gate)) sum += value;
-    tokens += s.size();
+  for (const SequenceEvidence& s : evidence) {
+    const std::vector<float> values = GateValues(s, view);
+    for (float value : values) sum += value;
+    tokens += values.size();
   }
   return tokens == 0 ? 0 : sum / static_cast<double>(tokens);
 }
@@ -146,10 +178,11 @@ Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples,
   return best;
 }
 
-std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate) {
+std::vector<size_t> OpenSequences(std::span<const SequenceEvidence> evidence, const OwnedGate& gate) {
+  const GateView view = ViewOf(gate);
   std::vector<size_t> open;
   for (size_t i = 0; i < evidence.size(); ++i) {
-    const std::vector<float> values = GateValues(evidence[i], gate);
+    const std::vector<float> values = GateValues(evidence[i], view);
     if (std::any_of(values.begin(), values.end(), [](float g) { return g > 0; })) open.push_back(i);
   }
   return open;

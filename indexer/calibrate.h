@@ -3,6 +3,8 @@
 //
 // The gate's evidence is token pairs (memory/routing_tables.h): no model is asked, and nothing that the memory changes
 // can move it. So the pairs are counted once, and tightening moves only lo and hi.
+// Where the memory has groups of documents, each has a ramp of its own at the same quantiles. Any of them opens the
+// gate, so that of J groups each leaves a J-th of the unrelated text that one alone would leave above its `lo`.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +15,7 @@
 #include <vector>
 
 #include "adapt/sequences.h"
+#include "indexer/document_groups.h"
 #include "memory/result.h"
 #include "memory/routing_tables_owned.h"
 
@@ -24,10 +27,15 @@ struct GateOptions {
   uint32_t window = 128;
 };
 
-// e_t of every token of every sequence, with the text it comes from.
+// e_t of every token of a sequence, for each group of the gate.
+struct SequenceEvidence {
+  uint32_t group = 0;         // of its document, of related text
+  std::vector<float> values;  // [tokens, groups]
+};
+
 struct GateSamples {
-  std::vector<std::vector<float>> related;    // held-out reference documents, one vector a sequence
-  std::vector<std::vector<float>> unrelated;  // general text
+  std::vector<SequenceEvidence> related;    // held-out reference documents
+  std::vector<SequenceEvidence> unrelated;  // general text
 };
 
 // A ramp, as quantiles of the mean m_t on unrelated text (lo) and on held-out reference text (hi).
@@ -39,14 +47,15 @@ struct GateQuantiles {
 // A gate with the token pairs of the reference text, those of `unrelated` marked as common; prior, lo and hi are still
 // to be set (SetRamp), on other unrelated text than this. Errors (kInvalidArgument): no pair at all.
 Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const Sequence> unrelated,
-                           const GateOptions& options);
-GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated);
-// Sets prior, lo and hi from the samples. The ramp is at least kMinRamp wide.
+                           const DocumentGroups& groups, const GateOptions& options);
+GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated,
+                       const DocumentGroups& groups);
+// Sets prior, lo and hi of each group from the samples. A ramp is at least kMinRamp wide.
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate);
 inline constexpr float kMinRamp = 0.002f;
 
 // Mean G over all tokens of some samples.
-double Openness(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate);
+double Openness(std::span<const SequenceEvidence> evidence, const OwnedGate& gate);
 
 // Sets the ramp that opens most on related text among those of a grid of quantiles that `harmless` accepts, and returns
 // its quantiles; the tightest ramp and nothing where it accepts none. A ramp that is at least as shut for every text as
@@ -56,6 +65,6 @@ Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples,
                                                      OwnedGate& gate);
 
 // The sequences (of samples.related or samples.unrelated) for which the gate opens at any token.
-std::vector<size_t> OpenSequences(const std::vector<std::vector<float>>& evidence, const OwnedGate& gate);
+std::vector<size_t> OpenSequences(std::span<const SequenceEvidence> evidence, const OwnedGate& gate);
 
 }  // namespace pointsman

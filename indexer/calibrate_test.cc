@@ -11,11 +11,11 @@ namespace {
 GateSamples TwoDomains() {
   GateSamples samples;
   for (int i = 0; i < 20; ++i) {
-    std::vector<float> related, unrelated;
+    SequenceEvidence related, unrelated;
     for (int t = 0; t < 50; ++t) {
       const float wobble = 0.05f * static_cast<float>((i * 7 + t * 3) % 11 - 5) / 5.0f;
-      related.push_back(0.8f + wobble);
-      unrelated.push_back(0.3f + wobble);
+      related.values.push_back(0.8f + wobble);
+      unrelated.values.push_back(0.3f + wobble);
     }
     samples.related.push_back(related);
     samples.unrelated.push_back(unrelated);
@@ -26,11 +26,12 @@ GateSamples TwoDomains() {
 TEST(CalibrateTest, TheRampLiesBetweenTheDomains) {
   OwnedGate gate;
   SetRamp(TwoDomains(), {0.95, 0.10}, gate);
-  EXPECT_NEAR(gate.prior, 0.3f, 0.01f);
-  EXPECT_GT(gate.lo, 0.29f);
-  EXPECT_LT(gate.lo, 0.36f);
-  EXPECT_GT(gate.hi, 0.5f);  // the prior's weight pulls early means down
-  EXPECT_LT(gate.hi, 0.81f);
+  const GateGroup& group = gate.groups.front();
+  EXPECT_NEAR(group.prior, 0.3f, 0.01f);
+  EXPECT_GT(group.lo, 0.29f);
+  EXPECT_LT(group.lo, 0.36f);
+  EXPECT_GT(group.hi, 0.5f);  // the prior's weight pulls early means down
+  EXPECT_LT(group.hi, 0.81f);
 }
 
 // Two overlapping domains, so that each quantile is another value.
@@ -38,8 +39,8 @@ GateSamples Overlapping() {
   GateSamples samples = TwoDomains();
   const auto count = static_cast<float>(samples.related.size());
   for (size_t i = 0; i < samples.related.size(); ++i) {
-    for (float& v : samples.related[i]) v = 0.3f + 0.5f * static_cast<float>(i) / count;
-    for (float& v : samples.unrelated[i]) v = 0.2f + 0.3f * static_cast<float>(i) / count;
+    for (float& v : samples.related[i].values) v = 0.3f + 0.5f * static_cast<float>(i) / count;
+    for (float& v : samples.unrelated[i].values) v = 0.2f + 0.3f * static_cast<float>(i) / count;
   }
   return samples;
 }
@@ -77,15 +78,15 @@ TEST(CalibrateTest, WithoutAHarmlessRampTheTightestIsSet) {
   ASSERT_TRUE(chosen.ok());
   EXPECT_FALSE(chosen.value().has_value());
   SetRamp(samples, {1.0, 0.90}, tightest);
-  EXPECT_EQ(gate.lo, tightest.lo);
-  EXPECT_EQ(gate.hi, tightest.hi);
+  EXPECT_EQ(gate.groups, tightest.groups);
 }
 
 TEST(CalibrateTest, SequencesThatStayShutAreNamed) {
   OwnedGate gate;
   gate.n0 = 0;
-  gate.lo = 0.5f;
-  const std::vector<std::vector<float>> evidence{{0.1f, 0.2f}, {0.1f, 0.95f}, {0.6f, 0.0f}, {}};
+  gate.groups[0].lo = 0.5f;
+  const std::vector<SequenceEvidence> evidence{
+      {.values = {0.1f, 0.2f}}, {.values = {0.1f, 0.95f}}, {.values = {0.6f, 0.0f}}, {}};
   EXPECT_EQ(OpenSequences(evidence, gate), (std::vector<size_t>{1, 2}));
 }
 
@@ -94,7 +95,70 @@ TEST(CalibrateTest, DomainsThatCannotBeToldApartStillGiveARamp) {
   samples.related = samples.unrelated;
   OwnedGate gate;
   SetRamp(samples, {0.99, 0.10}, gate);
-  EXPECT_GE(gate.hi, gate.lo + kMinRamp * 0.99f);
+  EXPECT_GE(gate.groups[0].hi, gate.groups[0].lo + kMinRamp * 0.99f);
+}
+
+// Two domains whose evidence differs in level: sums around .9, logs around .55; unrelated text around .3, with a tail
+// of texts that read like one of them.
+GateSamples TwoGroups() {
+  GateSamples samples;
+  for (int i = 0; i < 100; ++i) {
+    SequenceEvidence sums{.group = 0, .values = {}}, logs{.group = 1, .values = {}}, unrelated;
+    const float tail = 0.004f * static_cast<float>(i);
+    for (int t = 0; t < 50; ++t) {
+      const float wobble = 0.05f * static_cast<float>((i * 7 + t * 3) % 11 - 5) / 5.0f;
+      for (float value : {0.9f + wobble, 0.3f + wobble}) sums.values.push_back(value);
+      for (float value : {0.2f + wobble, 0.55f + wobble}) logs.values.push_back(value);
+      for (float value : {0.3f + tail + wobble, 0.7f - tail + wobble}) unrelated.values.push_back(value);
+    }
+    if (i < 20) {
+      samples.related.push_back(sums);
+      samples.related.push_back(logs);
+    }
+    samples.unrelated.push_back(unrelated);
+  }
+  return samples;
+}
+
+TEST(CalibrateTest, EachGroupHasARampOfItsOwnAndAllTogetherOneGroupsShareOfUnrelatedText) {
+  const GateSamples samples = TwoGroups();
+  OwnedGate gate;
+  gate.groups = {{.name = "sums"}, {.name = "logs"}};
+  for (const double quantile : {0.9, 0.98}) {
+    SetRamp(samples, {quantile, 0.25}, gate);
+    EXPECT_NE(gate.groups[0].prior, gate.groups[1].prior);
+    EXPECT_GT(gate.groups[0].hi, gate.groups[1].hi);  // sums are more sure of themselves
+    EXPECT_GT(Openness(samples.related, gate), 0.3);
+    for (GateGroup& group : gate.groups) group.hi = group.lo + 1e-6f;  // then openness is the share that is open
+    EXPECT_GT(Openness(samples.unrelated, gate), 0.2 * (1 - quantile));
+    EXPECT_LE(Openness(samples.unrelated, gate), 1 - quantile);
+  }
+}
+
+Sequence Text(uint32_t document, std::vector<int32_t> tokens) {
+  Sequence s;
+  s.document = document;
+  s.targets.assign(tokens.begin() + 1, tokens.end());
+  tokens.pop_back();
+  s.inputs = std::move(tokens);
+  s.mask.assign(s.targets.size(), 1);
+  return s;
+}
+
+TEST(CalibrateTest, PairsAreMarkedWithTheGroupsThatHaveThem) {
+  const std::vector<Sequence> reference{Text(0, {1, 2, 3}), Text(1, {2, 3, 4})}, unrelated{Text(0, {3, 4, 9})};
+  const DocumentGroups groups{.names = {"a", "b"}, .of = {0, 1}};
+  const auto gate = MakeGate(reference, unrelated, groups, {});
+  ASSERT_TRUE(gate.ok());
+  const auto pair = [](uint64_t previous, uint64_t token) { return previous << 32 | token; };
+  EXPECT_EQ(gate.value().pairs, (std::vector<uint64_t>{pair(1, 2), pair(2, 3), pair(3, 4)}));
+  EXPECT_EQ(gate.value().pair_groups, (std::vector<uint16_t>{1, 3, 2}));
+  EXPECT_EQ(gate.value().is_common, (std::vector<uint8_t>{0, 0, 1}));
+  const std::vector<Sequence> text{Text(1, {1, 2, 3, 4})};
+  const GateSamples samples = SampleGate(gate.value(), text, {}, groups);
+  EXPECT_EQ(samples.related[0].group, 1u);
+  // The first token has none before it: the prior, 0 as yet.
+  EXPECT_EQ(samples.related[0].values, (std::vector<float>{0, 0, 1, 0, 1, 1}));
 }
 
 }  // namespace

@@ -174,7 +174,8 @@ uint64_t TableBytes(const RoutingTables& tables) {
   const auto key_bytes = [](const KeyIndexView& k) {
     return k.codes.size_bytes() + k.code_scales.size_bytes() + k.mean.size_bytes() + k.projection.size_bytes();
   };
-  uint64_t bytes = tables.gate.pairs.size_bytes() + tables.gate.is_common.size_bytes();
+  uint64_t bytes =
+      tables.gate.pairs.size_bytes() + tables.gate.is_common.size_bytes() + tables.gate.pair_groups.size_bytes();
   for (const LayerView& l : tables.layers) {
     bytes += key_bytes(l.keys) + l.values.size_bytes() + l.value_scales.size_bytes() + l.references.size_bytes() +
              l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes();

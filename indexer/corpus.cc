@@ -40,7 +40,7 @@ std::vector<uint8_t> MaskOf(const Tokenizer& tokenizer, const RawDocument& raw, 
 }
 
 Document MakeDocument(const Tokenizer& tokenizer, const RawDocument& raw, uint64_t cluster, SplitRole role,
-                      std::span<const int32_t> tokens) {
+                      std::span<const int32_t> tokens, std::span<const CorpusGroup> groups) {
   Document document;
   document.hash = raw.hash;
   document.source = raw.source;
@@ -49,6 +49,7 @@ Document MakeDocument(const Tokenizer& tokenizer, const RawDocument& raw, uint64
   document.role = role;
   document.tokens.assign(tokens.begin(), tokens.end());
   document.loss_mask = MaskOf(tokenizer, raw, tokens);
+  if (!groups.empty()) document.tags = {groups[raw.group].name};
   return document;
 }
 
@@ -92,8 +93,8 @@ Result<Corpus> Prepare(const Tokenizer& tokenizer, const IngestOptions& ingest, 
   corpus.known_left = known_left;
   for (const SelectedDocument& s : selected) {
     const std::span<const int32_t> all = tokens.Of(s.index);
-    corpus.documents.push_back(
-        MakeDocument(tokenizer, ingested.documents[s.index], clusters[s.index], s.role, all.first(s.tokens)));
+    corpus.documents.push_back(MakeDocument(tokenizer, ingested.documents[s.index], clusters[s.index], s.role,
+                                            all.first(s.tokens), ingest.groups));
   }
   std::sort(corpus.documents.begin(), corpus.documents.end(), [](const Document& a, const Document& b) {
     return std::pair(a.hash % kLogicalShards, a.hash) < std::pair(b.hash % kLogicalShards, b.hash);
@@ -107,12 +108,14 @@ Result<Corpus> Prepare(const Tokenizer& tokenizer, const IngestOptions& ingest, 
 }  // namespace
 
 Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split) {
-  return Prepare(tokenizer, ingest, split);
+  SplitOptions grouped = split;
+  grouped.groups = static_cast<uint32_t>(std::max<size_t>(1, ingest.groups.size()));
+  return Prepare(tokenizer, ingest, grouped);
 }
 
 Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,
                                  uint64_t seed, std::span<const Document> known) {
-  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0, 0, 1}, budgets}, known);
+  return Prepare(tokenizer, ingest, {.seed = seed, .fractions = {0, 0, 1}, .budgets = budgets}, known);
 }
 
 Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOptions& ingest, uint64_t max_tokens,
@@ -121,7 +124,7 @@ Result<Corpus> PrepareGeneralText(const Tokenizer& tokenizer, const IngestOption
   // A third each: the damage part must resolve the bound, the calibration part its quarter.
   budgets.reference_tokens = budgets.calibration_tokens = budgets.test_tokens = max_tokens / 3;
   budgets.max_tokens_per_document = max_tokens_per_document;
-  return Prepare(tokenizer, ingest, {seed, SplitUnit::kCluster, {0.3, 0.3, 0.4}, budgets});
+  return Prepare(tokenizer, ingest, {.seed = seed, .fractions = {0.3, 0.3, 0.4}, .budgets = budgets});
 }
 
 SequenceOptions SequenceOptionsOf(const MoeConfig& config) {

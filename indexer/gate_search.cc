@@ -5,8 +5,8 @@
 #include <chrono>
 #include <memory>
 #include <span>
+#include <string>
 
-#include "indexer/calibrate.h"
 #include "indexer/evaluation/statistics.h"
 #include "indexer/output_memory.h"
 #include "memory/stopwatch.h"
@@ -17,6 +17,16 @@ namespace {
 // The damage that the gate must stay under while it is calibrated, as a part of the bound: the other half of the
 // unrelated text decides, and it is another sample.
 constexpr double kDamageMargin = 0.25;
+
+// "lo 0.412, hi 0.530", of each group where there are several.
+std::string RampsText(const OwnedGate& gate) {
+  std::string text;
+  for (const GateGroup& group : gate.groups) {
+    text += fmt::format("{}{}{}lo {:.3f}, hi {:.3f}", text.empty() ? "" : "; ", group.name,
+                        group.name.empty() ? "" : " ", group.lo, group.hi);
+  }
+  return text;
+}
 
 class GateSearch {
  public:
@@ -33,16 +43,16 @@ class GateSearch {
       POINTSMAN_TRY(const Estimate damage, Damage(candidate, OpenSequences(samples.unrelated, tried)));
       const bool good = damage.ci95.high < kDamageMargin * options_.damage_bound;
       Say(
-          fmt::format("gate for {}: lo {:.3f} ({:.2f} % of unrelated text), hi {:.3f} ({:.0f} % of reference): damage "
-                      "{:+.5f} nats, 95 % below {:+.5f}: {}",
-                      candidate.name, tried.lo, 100 * quantiles.unrelated, tried.hi, 100 * quantiles.related,
-                      damage.mean, damage.ci95.high, good ? "good" : "too much"));
+          fmt::format("gate for {}: {:.2f} % of unrelated text, {:.0f} % of reference ({}): damage {:+.5f} nats, 95 % "
+                      "below {:+.5f}: {}",
+                      candidate.name, 100 * quantiles.unrelated, 100 * quantiles.related, RampsText(tried), damage.mean,
+                      damage.ci95.high, good ? "good" : "too much"));
       return good;
     };
     POINTSMAN_TRY(const auto chosen, SetMostOpenRamp(samples, harmless, gate));
     candidate.tables.gate = gate;
-    Say(fmt::format("gate for {}: lo {:.3f}, hi {:.3f}, open {:.0f} % on reference text{}", candidate.name, gate.lo,
-                    gate.hi, 100 * Openness(samples.related, gate), chosen ? "" : "; even this one does damage"));
+    Say(fmt::format("gate for {}: {}, open {:.0f} % on reference text{}", candidate.name, RampsText(gate),
+                    100 * Openness(samples.related, gate), chosen ? "" : "; even this one does damage"));
     return {};
   }
 
@@ -96,8 +106,8 @@ Status AddOutput(const LossModel& model, const ReferenceSet& set, const GateSamp
 
 Status SearchGates(const LossModel& model, const ReferenceSet& set, std::span<const Sequence> learned,
                    const ScoredText& unrelated, const GateSearchOptions& options, std::vector<Candidate>& candidates) {
-  POINTSMAN_TRY(const OwnedGate gate, MakeGate(set.reference, learned, {}));
-  const GateSamples samples = SampleGate(gate, set.calibration, unrelated.sequences);
+  POINTSMAN_TRY(const OwnedGate gate, MakeGate(set.reference, learned, set.gate_groups, options.gate));
+  const GateSamples samples = SampleGate(gate, set.calibration, unrelated.sequences, set.gate_groups);
   const GateSearch search(model, unrelated, options);
   for (Candidate& candidate : candidates) {
     if (options.output_memory) POINTSMAN_CHECK_OK(AddOutput(model, set, samples, gate, options, candidate));

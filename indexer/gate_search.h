@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "indexer/calibrate.h"
 #include "indexer/candidates.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/reference_set.h"
@@ -18,6 +19,7 @@ namespace pointsman {
 
 struct GateSearchOptions {
   double damage_bound = 0.002;
+  GateOptions gate = {};
   bool output_memory = false;  // each candidate gets an output memory first, and the search measures both
   uint64_t seed = 0;
   int threads = 1;

@@ -14,6 +14,7 @@
 #include "indexer/progress.h"
 #include "indexer/text_checks.h"
 #include "memory/hash.h"
+#include "memory/routing_tables.h"
 
 namespace pointsman {
 namespace {
@@ -40,10 +41,12 @@ std::string LibraryOf(const std::string& name) {
   return name.substr(0, dot);
 }
 
+// Of one group.
 class Ingester {
  public:
-  explicit Ingester(const IngestOptions& options)
-      : options_(options), files_(options.files ? *options.files : FileSystem::Real()) {}
+  // `seen`: contents that are in the corpus already.
+  Ingester(const IngestOptions& options, std::unordered_set<std::string>& seen)
+      : options_(options), files_(options.files ? *options.files : FileSystem::Real()), seen_(seen) {}
 
   Result<IngestResult> Run() {
     if (options_.paths.empty()) {
@@ -163,7 +166,7 @@ class Ingester {
   FileSystem& files_;
   IngestResult result_;
   std::vector<Kept> kept_;
-  std::unordered_set<std::string> seen_;
+  std::unordered_set<std::string>& seen_;
   std::vector<std::shared_ptr<const MappedFile>> mapped_;  // what Candidate::row points into
 };
 
@@ -187,6 +190,20 @@ const char* SkipReasonText(SkipReason reason) {
   return "unknown";
 }
 
+void IngestReport::Add(const IngestReport& other) {
+  files_found += other.files_found;
+  files_read += other.files_read;
+  documents += other.documents;
+  bytes += other.bytes;
+  exact_duplicates += other.exact_duplicates;
+  for (size_t i = 0; i < kSkipReasons; ++i) {
+    skipped[i].count += other.skipped[i].count;
+    for (const std::string& name : other.skipped[i].names) {
+      if (skipped[i].names.size() < kNamedPerReason) skipped[i].names.push_back(name);
+    }
+  }
+}
+
 std::string IngestReport::Summary() const {
   std::string text = fmt::format("{} documents ({:.1f} MB) from {} files", FormatCount(documents),
                                  static_cast<double>(bytes) / 1e6, FormatCount(files_found));
@@ -202,6 +219,25 @@ std::string IngestReport::Summary() const {
   return text;
 }
 
-Result<IngestResult> Ingest(const IngestOptions& options) { return Ingester(options).Run(); }
+Result<IngestResult> Ingest(const IngestOptions& options) {
+  std::unordered_set<std::string> seen;
+  if (options.groups.empty()) return Ingester(options, seen).Run();
+  if (options.groups.size() > kMostGateGroups) {
+    return Error{ErrorCode::kInvalidArgument, fmt::format("{} groups of documents were given; a memory has {} at most",
+                                                          options.groups.size(), kMostGateGroups)};
+  }
+  IngestResult all;
+  for (uint32_t group = 0; group < options.groups.size(); ++group) {
+    IngestOptions part = options;
+    part.paths = options.groups[group].paths;
+    POINTSMAN_TRY(IngestResult result, Ingester(part, seen).Run());
+    for (RawDocument& document : result.documents) {
+      document.group = group;
+      all.documents.push_back(std::move(document));
+    }
+    all.report.Add(result.report);
+  }
+  return all;
+}
 
 }  // namespace pointsman

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "indexer/corpus_group.h"
 #include "memory/file_layer.h"
 #include "memory/result.h"
 
@@ -24,13 +25,14 @@ namespace pointsman {
 
 struct IngestOptions {
   std::vector<std::string> paths = {};         // files or folders
+  std::vector<CorpusGroup> groups = {};        // in place of `paths`, kMostGateGroups at most
   std::vector<std::string> jsonl_fields = {};  // joined by newlines in this order; empty = see RowText in jsonl_rows.h
   uint64_t max_file_bytes =
       4u << 20;  // longer files and rows are skipped and named; a .jsonl file itself may be longer
   uint64_t seed = 0;
-  // 0 = all. Otherwise files and rows are tried in the order of hash(seed, name below the corpus path), and only as
-  // many are read as are needed for this number of documents (a .jsonl file is read whole, but only chosen rows are
-  // parsed).
+  // Of each group. 0 = all. Otherwise files and rows are tried in the order of hash(seed, name below the corpus path),
+  // and only as many are read as are needed for this number of documents (a .jsonl file is read whole, but only chosen
+  // rows are parsed).
   uint64_t max_documents = 0;
   FileSystem* files = nullptr;  // nullptr = FileSystem::Real(); borrowed
 };
@@ -45,6 +47,7 @@ struct RawDocument {
   std::string text;     // valid UTF-8, byte order mark removed, not blank
   std::string sha256;   // lower-case hex of `text`
   uint64_t hash = 0;    // XXH3 of `text`, seeded with XXH3 of `name`
+  uint32_t group = 0;   // of IngestOptions::groups
   std::vector<ByteSpan> learn_spans;  // what the model should learn to say, ascending, disjoint; empty = all of it
 };
 
@@ -73,18 +76,19 @@ struct IngestReport {
   uint64_t exact_duplicates = 0;                   // same sha256 as a document that was kept
   std::array<SkippedFiles, kSkipReasons> skipped;  // by SkipReason
 
+  void Add(const IngestReport& other);
   const SkippedFiles& Skipped(SkipReason reason) const { return skipped[static_cast<size_t>(reason)]; }
   // "1,204 documents (8.1 MB) from 1,219 files; skipped: 3 binary (a.png, ...), 1 empty (b.txt)". One line.
   std::string Summary() const;
 };
 
 struct IngestResult {
-  std::vector<RawDocument> documents;  // ordered by corpus path, then name, then row
+  std::vector<RawDocument> documents;  // ordered by group, corpus path, then name, then row
   IngestReport report;
 };
 
-// Errors: kInvalidArgument (no path given), kNotFound (a path that is not there; a corpus without usable text, with the
-// reasons). Of several files with equal content the first in the order of reading is kept.
+// Errors: kInvalidArgument (no path given, too many groups), kNotFound (a path that is not there; a corpus without
+// usable text, with the reasons). Of several files with equal content the first in the order of reading is kept.
 Result<IngestResult> Ingest(const IngestOptions& options);
 
 }  // namespace pointsman

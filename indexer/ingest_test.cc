@@ -44,6 +44,34 @@ class CorpusFolder : public testing::Test {
   fs::path root_;
 };
 
+TEST_F(CorpusFolder, GroupsAreSampledEachForItselfAndADocumentIsOfTheFirstThatHasIt) {
+  for (int i = 0; i < 9; ++i) Write("many/" + std::to_string(i), "many " + std::to_string(i));
+  Write("few/a", "few");
+  Write("few/b", "many 3");
+  IngestOptions options;
+  options.groups = {{"many", {(root_ / "many").string()}}, {"few", {(root_ / "few").string()}}};
+  const IngestResult all = Read(options);
+  ASSERT_EQ(all.documents.size(), 10u);
+  EXPECT_EQ(all.report.exact_duplicates, 1u);
+  EXPECT_EQ(all.report.files_found, 11u);
+  for (size_t i = 0; i < 10; ++i) EXPECT_EQ(all.documents[i].group, i < 9 ? 0u : 1u);
+  EXPECT_EQ(all.documents.back().text, "few");
+  options.max_documents = 2;
+  const IngestResult some = Read(options);
+  EXPECT_EQ(std::ranges::count(some.documents, 0u, &RawDocument::group), 2);
+  EXPECT_GE(std::ranges::count(some.documents, 1u, &RawDocument::group), 1);
+}
+
+TEST_F(CorpusFolder, AnEmptyGroupIsNamedByItsPath) {
+  Write("full/a", "text");
+  fs::create_directories(root_ / "empty");
+  IngestOptions options;
+  options.groups = {{"full", {(root_ / "full").string()}}, {"empty", {(root_ / "empty").string()}}};
+  const auto result = Ingest(options);
+  ASSERT_FALSE(result.ok());
+  EXPECT_THAT(result.error().message, HasSubstr((root_ / "empty").string()));
+}
+
 TEST_F(CorpusFolder, EveryTextFileIsADocumentWhateverItsName) {
   Write("notes.txt", "one");
   Write("bits/vector", "#pragma once\n");  // libstdc++'s headers have no extension

@@ -50,6 +50,17 @@ Result<std::unique_ptr<HostedModel>> LoadHostedModel(const CorpusOptions& option
   return model;
 }
 
+Status CheckCorpus(const CorpusOptions& options) {
+  if (options.corpus.empty() && options.groups.empty()) {
+    return Error{ErrorCode::kInvalidArgument, "--corpus: name at least one file or folder, or some --group NAME=PATH"};
+  }
+  if (!options.corpus.empty() && !options.groups.empty()) {
+    return Error{ErrorCode::kInvalidArgument,
+                 "--corpus and --group: give one of them; a group may hold what --corpus has"};
+  }
+  return {};
+}
+
 IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::string>& paths) {
   IngestOptions ingest;
   ingest.paths = paths;
@@ -60,19 +71,24 @@ IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::stri
 }
 
 SplitOptions SplitOf(const CorpusOptions& options) {
-  constexpr uint64_t kCalibrationShare = 6;  // calibration text: a sixth of the reference text, at least 8,192 tokens
+  // Calibration text: a sixth of the reference text, at least 8,192 tokens of each group, whose ramp depends on its own.
+  constexpr uint64_t kCalibrationShare = 6, kLeastOfGroup = 8192;
+  const uint64_t least = kLeastOfGroup * std::max<size_t>(1, options.groups.size());
   SplitOptions split;
   split.seed = options.seed;
   split.unit = options.split_by_library ? SplitUnit::kLibrary : SplitUnit::kCluster;
   split.budgets.reference_tokens = options.max_tokens;
-  split.budgets.calibration_tokens = std::max<uint64_t>(8192, options.max_tokens / kCalibrationShare);
+  split.budgets.calibration_tokens = std::max(least, options.max_tokens / kCalibrationShare);
   split.budgets.test_tokens = options.max_test_tokens;
   split.budgets.max_tokens_per_document = options.max_tokens_per_document;
   return split;
 }
 
 Result<Corpus> LoadCorpus(const LossModel& model, const CorpusOptions& options) {
-  POINTSMAN_TRY(Corpus corpus, PrepareCorpus(model.tokenizer(), IngestOf(options, options.corpus), SplitOf(options)));
+  POINTSMAN_CHECK_OK(CheckCorpus(options));
+  IngestOptions ingest = IngestOf(options, options.corpus);
+  ingest.groups = options.groups;
+  POINTSMAN_TRY(Corpus corpus, PrepareCorpus(model.tokenizer(), ingest, SplitOf(options)));
   Say(options, "corpus: " + corpus.report.Summary());
   const auto part = [&](SplitRole role) {
     return FormatCount(CountDocuments(corpus.documents, role)) + " documents, " +

@@ -24,6 +24,8 @@ Result<std::unique_ptr<MoeModel>> LoadModelOrNameCapture(const CorpusOptions& op
 // The same, computed by transformers in a child process.
 Result<std::unique_ptr<HostedModel>> LoadHostedModel(const CorpusOptions& options, const HostOptions& host);
 
+// One of `corpus` and `groups`, else kInvalidArgument.
+Status CheckCorpus(const CorpusOptions& options);
 IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::string>& paths);
 SplitOptions SplitOf(const CorpusOptions& options);
 // The corpus of `options`, ingested, split and tokenised, with its summary on stderr.

@@ -33,7 +33,7 @@ class ReferenceOfATinyModel : public ::testing::Test {
       document.tokens = text[i].targets;
       documents_.push_back(std::move(document));
     }
-    auto set = MakeReferenceSet(*model_, documents_, {.key_dim = 16, .threads = 1, .on_progress = {}});
+    auto set = MakeReferenceSet(*model_, documents_, {.key_dim = 16, .groups = {}, .threads = 1, .on_progress = {}});
     ASSERT_TRUE(set.ok()) << set.error().message;
     set_ = std::move(set).value();
   }

@@ -39,7 +39,7 @@ double ForwardRate(const MoeModel& model, int threads) {
 
 Result<PlanReport> Plan(const PlanOptions& options) {
   const CorpusOptions& data = options.build.data;
-  if (data.corpus.empty()) return Error{ErrorCode::kInvalidArgument, "--corpus: name at least one file or folder"};
+  POINTSMAN_CHECK_OK(CheckCorpus(data));
   POINTSMAN_TRY(const std::unique_ptr<MoeModel> model, LoadModel(data));
   POINTSMAN_TRY(const Corpus corpus, LoadCorpus(*model, data));
   const MoeConfig& config = model->config();

@@ -34,6 +34,7 @@ Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Do
   set.reference = MakeSequences(documents, SplitRole::kReference, sequence_options);
   set.calibration = MakeSequences(documents, SplitRole::kCalibration, sequence_options);
   POINTSMAN_CHECK_OK(CheckEnough(set, options.key_dim));
+  POINTSMAN_TRY(set.gate_groups, GroupsOf(documents, options.groups));
 
   std::vector<uint32_t> index(documents.size(), kNoDocument);
   for (size_t i = 0; i < documents.size(); ++i) {

@@ -12,6 +12,7 @@
 
 #include "adapt/capture.h"
 #include "adapt/sequences.h"
+#include "indexer/document_groups.h"
 #include "memory/document.h"
 #include "memory/result.h"
 #include "memory/routing_tables.h"
@@ -20,7 +21,8 @@
 namespace pointsman {
 
 struct ReferenceOptions {
-  uint32_t key_dim = 64;  // whitened (findings section 4)
+  uint32_t key_dim = 64;            // whitened (findings section 4)
+  std::vector<std::string> groups;  // of documents, by their tags; fewer than two: one
   int threads = 1;
   std::function<void(uint64_t tokens)> on_progress;
 };
@@ -34,6 +36,7 @@ struct ReferenceSet {
   std::vector<LayerKeys> keys;     // [layer], whitened
   std::vector<EntryRef> refs;      // [N]: the position of the token that the entry votes for
   std::vector<uint32_t> groups;    // [N]: near-duplicate cluster
+  DocumentGroups gate_groups;      // of `reference` and `calibration`
   uint64_t tokens() const { return refs.size(); }
 };
 

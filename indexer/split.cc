@@ -82,13 +82,21 @@ std::vector<std::optional<SplitRole>> AssignRoles(std::span<const RawDocument> d
 Result<std::vector<SelectedDocument>> SelectDocuments(std::span<const RawDocument> documents,
                                                       std::span<const uint64_t> clusters, const SplitOptions& options,
                                                       const TokenCounter& count_tokens) {
-  if (clusters.size() != documents.size() || !Valid(options.fractions)) {
+  const bool grouped = std::ranges::all_of(
+      documents, [&](const RawDocument& d) { return d.group < std::max<uint32_t>(1, options.groups); });
+  if (clusters.size() != documents.size() || !Valid(options.fractions) || !grouped) {
     return Error{ErrorCode::kInvalidArgument,
-                 "split: one cluster a document and fractions >= 0 with a positive sum are needed; check --split"};
+                 "split: one cluster a document, a group that there is and fractions >= 0 with a positive sum are "
+                 "needed; check --split"};
   }
   const SplitBudgets& limits = options.budgets;
-  std::array<Budget, 3> budgets = {Budget(limits.reference_tokens, 0), Budget(limits.calibration_tokens, 0),
-                                   Budget(limits.test_tokens, limits.test_documents)};
+  const uint64_t parts = std::max<uint32_t>(1, options.groups);
+  // A part of a limit is never 0, which would mean none.
+  const auto part = [&](uint64_t limit) { return limit == 0 ? 0 : std::max<uint64_t>(1, limit / parts); };
+  using Budgets = std::array<Budget, 3>;
+  std::vector<Budgets> budgets(
+      parts, Budgets{Budget(part(limits.reference_tokens), 0), Budget(part(limits.calibration_tokens), 0),
+                     Budget(part(limits.test_tokens), part(limits.test_documents))});
   const auto roles = AssignRoles(documents, clusters, options);
   std::vector<std::pair<uint64_t, size_t>> order;
   for (size_t i = 0; i < documents.size(); ++i) {
@@ -99,7 +107,7 @@ Result<std::vector<SelectedDocument>> SelectDocuments(std::span<const RawDocumen
   std::vector<SelectedDocument> selected;
   std::unordered_map<uint64_t, uint32_t> taken_of_cluster;
   for (const auto& [hash, i] : order) {
-    Budget& budget = budgets[static_cast<size_t>(*roles[i])];
+    Budget& budget = budgets[documents[i].group][static_cast<size_t>(*roles[i])];
     uint32_t& taken = taken_of_cluster[clusters[i]];
     if (budget.spent() || (limits.max_documents_per_cluster > 0 && taken >= limits.max_documents_per_cluster)) continue;
     POINTSMAN_TRY(uint64_t tokens, count_tokens(i));

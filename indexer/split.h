@@ -45,6 +45,7 @@ struct SplitBudgets {
 
 struct SplitOptions {
   uint64_t seed = 0;
+  uint32_t groups = 1;  // of documents (RawDocument::group): each has an equal part of every budget
   SplitUnit unit = SplitUnit::kCluster;
   SplitFractions fractions = {};
   SplitBudgets budgets = {};
@@ -60,10 +61,10 @@ struct SelectedDocument {
 // corpus is not tokenised for a small budget. An error ends the selection.
 using TokenCounter = std::function<Result<uint64_t>(size_t index)>;
 
-// Documents in the order of hash(seed, document) until each role's budget is spent; the last one of a role is cut so
-// that a token budget is met exactly. `clusters` is parallel to `documents`. The result is in that same order, so that
-// its first half is as random as the whole.
-// Errors: kInvalidArgument (clusters not parallel, fractions not positive), or the counter's.
+// Documents in the order of hash(seed, document) until each role's budget (of their group) is spent; the last one of a
+// role is cut so that a token budget is met exactly. `clusters` is parallel to `documents`. The result is in that same
+// order, so that its first half is as random as the whole. Errors: kInvalidArgument (clusters not parallel, fractions
+// not positive, a group beyond options.groups), or the counter's.
 Result<std::vector<SelectedDocument>> SelectDocuments(std::span<const RawDocument> documents,
                                                       std::span<const uint64_t> clusters, const SplitOptions& options,
                                                       const TokenCounter& count_tokens);

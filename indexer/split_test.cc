@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <map>
 #include <set>
 
@@ -59,6 +60,22 @@ TEST(AssignRoleTest, FollowsTheFractionsAndTheSeed) {
   for (uint64_t cluster = 0; cluster < 100; ++cluster) {
     EXPECT_EQ(AssignRole(cluster, 1, {.reference = 0, .calibration = 0, .test = 1}), SplitRole::kTest);
   }
+}
+
+TEST_F(ThousandDocuments, EachGroupHasAnEqualPartOfEveryBudget) {
+  for (size_t i = 0; i < documents_.size(); ++i) documents_[i].group = i < 900 ? 0 : 1;
+  const auto selected = Select({.groups = 2, .budgets = {.reference_tokens = 6000, .test_tokens = 1000}});
+  for (uint32_t group : {0u, 1u}) {
+    std::vector<SelectedDocument> own;
+    std::ranges::copy_if(selected, std::back_inserter(own),
+                         [&](const SelectedDocument& s) { return documents_[s.index].group == group; });
+    EXPECT_EQ(TokensByRole(own)[0], 3000u);
+    EXPECT_EQ(TokensByRole(own)[2], 500u);
+  }
+  documents_[5].group = 2;
+  const auto wrong =
+      SelectDocuments(documents_, clusters_, {.groups = 2}, [](size_t) -> Result<uint64_t> { return 1; });
+  EXPECT_FALSE(wrong.ok());
 }
 
 TEST_F(ThousandDocuments, ClustersStandOnOneSide) {

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <set>
 #include <string>
+#include <string_view>
 
 #include "memory/routing_tables_owned.h"
 
@@ -107,16 +109,35 @@ Status CheckLayer(const LayerView& layer, const RoutingTables& tables) {
   return check.status();
 }
 
+void CheckGateGroups(const GateView& gate, Checker* check) {
+  const size_t count = gate.groups.size();
+  check->Require(count >= 1 && count <= kMostGateGroups, "there is no group, or too many");
+  if (!check->ok() || count == 1) {
+    check->Require(gate.pair_groups.empty(), "pairs are marked with groups, and there is one");
+    return;
+  }
+  std::set<std::string_view> names;
+  for (const GateGroup& group : gate.groups) names.insert(group.name);
+  check->Require(names.size() == count && !names.contains(""), "a group has no name, or another's");
+  check->Require(gate.pair_groups.size() == gate.pairs.size(), "the marks of groups are not one a pair");
+  const uint32_t above = uint32_t{1} << count;
+  check->Require(std::ranges::all_of(gate.pair_groups, [&](uint16_t mark) { return mark != 0 && mark < above; }),
+                 "a pair belongs to no group, or to one that is not there");
+}
+
 Status CheckGate(const GateView& gate) {
   Checker check("gate");
   if (gate.enabled) {
     check.Require(std::isfinite(gate.n0) && gate.n0 >= 0, "n0 is negative or not finite");
-    check.Require(std::isfinite(gate.prior), "the prior is not finite");
-    check.Require(std::isfinite(gate.lo) && std::isfinite(gate.hi) && gate.lo < gate.hi, "lo is not below hi");
+    for (const GateGroup& group : gate.groups) {
+      check.Require(std::isfinite(group.prior), "the prior is not finite");
+      check.Require(std::isfinite(group.lo) && std::isfinite(group.hi) && group.lo < group.hi, "lo is not below hi");
+    }
     check.Require(gate.common >= 0 && gate.common <= 1, "the weight of common pairs is not in 0..1");
     check.Require(gate.window >= 1, "the window is empty");
     check.Require(!gate.pairs.empty(), "there are no token pairs");
   }
+  CheckGateGroups(gate, &check);
   check.Require(gate.is_common.size() == gate.pairs.size(), "the marks of common pairs are not one a pair");
   check.Require(std::adjacent_find(gate.pairs.begin(), gate.pairs.end(), std::greater_equal<>()) == gate.pairs.end(),
                 "the token pairs do not ascend");

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "memory/gate_groups.h"
 #include "memory/record.h"
 #include "memory/without_documents.h"
 
@@ -23,16 +24,26 @@ using Hashes = std::set<uint64_t>;
 struct Survey {
   std::vector<std::string> gone_names;  // of reference documents
   std::vector<std::string> gone_test_sha256;
-  DocumentPairs gone, remaining;
+  GatePairs pairs;
   uint64_t reference_documents = 0, reference_tokens = 0, calibration_documents = 0, test_documents = 0;
 };
 
-Result<Survey> SurveyTruth(EntryStore& store, const Hashes& wanted) {
+// The pairs of a document that is of no group (it lost its tag) count in all of them.
+void AddPairs(const Document& document, std::span<const GateGroup> groups, std::vector<DocumentPairs>& to) {
+  const std::optional<size_t> own = GateGroupOf(document.tags, groups);
+  for (size_t group = 0; group < groups.size(); ++group) {
+    if (!own || *own == group) to[group].Add(document.tokens);
+  }
+}
+
+Result<Survey> SurveyTruth(EntryStore& store, const Hashes& wanted, std::span<const GateGroup> groups) {
   Survey survey;
+  survey.pairs.remaining.resize(groups.size());
+  survey.pairs.gone.resize(groups.size());
   POINTSMAN_CHECK_OK(store.ForEachDocument([&](const Document& document) -> Status {
     const bool goes = wanted.contains(document.hash);
     if (document.role == SplitRole::kReference) {
-      (goes ? survey.gone : survey.remaining).Add(document.tokens);
+      AddPairs(document, groups, goes ? survey.pairs.gone : survey.pairs.remaining);
       if (goes) survey.gone_names.push_back(document.source);
     }
     if (goes) {
@@ -45,8 +56,8 @@ Result<Survey> SurveyTruth(EntryStore& store, const Hashes& wanted) {
     if (document.role == SplitRole::kReference) survey.reference_tokens += document.tokens.size();
     return {};
   }));
-  survey.gone.Finish();
-  survey.remaining.Finish();
+  for (DocumentPairs& pairs : survey.pairs.gone) pairs.Finish();
+  for (DocumentPairs& pairs : survey.pairs.remaining) pairs.Finish();
   return survey;
 }
 
@@ -77,11 +88,10 @@ Status CheckNamesDocuments(const RoutingTables& tables) {
 Status PublishWithout(MemoryWriter& writer, const Hashes& wanted, DeletionReport& report) {
   POINTSMAN_TRY(Manifest manifest, writer.manifest());
   POINTSMAN_TRY(const RoutingTables published, writer.PublishedTables());
-  POINTSMAN_TRY(const Survey survey, SurveyTruth(writer.store(), wanted));
+  POINTSMAN_TRY(const Survey survey, SurveyTruth(writer.store(), wanted, published.gate.groups));
   if (!survey.gone_names.empty()) POINTSMAN_CHECK_OK(CheckNamesDocuments(published));
   const bool known = manifest.has_text;
-  Removal removal = WithoutDocuments(published, survey.gone_names, known ? &survey.remaining : nullptr,
-                                     known ? &survey.gone : nullptr);
+  Removal removal = WithoutDocuments(published, survey.gone_names, known ? &survey.pairs : nullptr);
   report.rows = removal.rows;
   report.output_rows = removal.output_rows;
   report.references = removal.references;

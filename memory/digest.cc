@@ -80,13 +80,19 @@ void HashLayer(Xxh3Stream* stream, const LayerView& layer) {
   rows.Finish(stream);
 }
 
+// A gate of one group has the digest that it had before there were any.
 void HashGate(Xxh3Stream* stream, const GateView& gate) {
   stream->UpdateValue(static_cast<uint8_t>(gate.enabled));
   if (!gate.enabled) return;
-  for (float value : {gate.n0, gate.prior, gate.common, gate.lo, gate.hi}) stream->UpdateValue(value);
+  const GateGroup& first = gate.groups.front();
+  for (float value : {gate.n0, first.prior, gate.common, first.lo, first.hi}) stream->UpdateValue(value);
   stream->UpdateValue(gate.window);
   for (uint64_t pair : gate.pairs) stream->UpdateValue(pair);
   for (uint8_t mark : gate.is_common) stream->UpdateValue(mark);
+  for (const GateGroup& group : std::span(gate.groups).subspan(1)) {
+    for (float value : {group.prior, group.lo, group.hi}) stream->UpdateValue(value);
+  }
+  for (uint16_t groups : gate.pair_groups) stream->UpdateValue(groups);
 }
 
 // A memory without an output part has the digest that it had before there were any.

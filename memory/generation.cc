@@ -39,6 +39,12 @@ struct GateParameters {
 };
 static_assert(sizeof(GateParameters) == 40);
 
+// Of one group of the gate, where there are several.
+struct GateRamp {
+  float prior, lo, hi;
+};
+static_assert(sizeof(GateRamp) == 12);
+
 struct OutputParameters {
   uint32_t vocabulary;
   int32_t k;
@@ -48,8 +54,14 @@ struct OutputParameters {
 };
 static_assert(sizeof(OutputParameters) == 40);
 
-// Optional files of a generation, by their number in documents.bin.
-constexpr uint32_t kOutputPart = 1;
+// Optional parts of a generation, by their number in documents.bin: a reader that does not know one refuses.
+constexpr uint32_t kOutputPart = 1;      // output.bin
+constexpr uint32_t kGateGroupsPart = 2;  // groups in gate.bin
+
+struct Parts {
+  bool output = false;
+  bool gate_groups = false;
+};
 
 using Sections = std::vector<SectionData>;
 
@@ -69,6 +81,21 @@ void AddKeys(Sections* sections, const KeyIndexView& keys) {
   Add(sections, SectionType::kCodes, keys.codes, keys.rows, keys.dim);
   Add(sections, SectionType::kCodeScales, keys.code_scales, keys.rows, 1);
 }
+
+// Texts as one array of bytes and where each begins and ends in it; the sections view into this.
+struct PackedNames {
+  void Append(const std::string& name) {
+    bytes += name;
+    offsets.push_back(bytes.size());
+  }
+  void AddTo(Sections* sections) const {
+    Add<uint64_t>(sections, SectionType::kNameOffsets, offsets, offsets.size(), 1);
+    Add<char>(sections, SectionType::kNames, bytes, bytes.size(), 1);
+  }
+
+  std::string bytes;
+  std::vector<uint64_t> offsets{0};
+};
 
 std::filesystem::path LayerPath(const std::filesystem::path& directory, int32_t layer) {
   return directory / fmt::format("layer-{:03}.bin", layer);
@@ -104,12 +131,24 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
 
 Status WriteGate(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const GateView& gate) {
   const uint64_t pairs = gate.pairs.size();
-  const GateParameters parameters{gate.enabled, gate.n0,     gate.prior, gate.common, gate.lo,
-                                  gate.hi,      gate.window, 0,          pairs};
+  const GateGroup& first = gate.groups.front();
+  const GateParameters parameters{gate.enabled, gate.n0,     first.prior, gate.common, first.lo,
+                                  first.hi,     gate.window, 0,           pairs};
+  PackedNames names;
+  std::vector<GateRamp> ramps;
+  for (const GateGroup& group : gate.groups) {
+    names.Append(group.name);
+    ramps.push_back({group.prior, group.lo, group.hi});
+  }
   Sections sections;
   AddParameters(&sections, parameters);
   Add(&sections, SectionType::kTokenPairs, gate.pairs, pairs, 1);
   Add(&sections, SectionType::kCommonPairs, gate.is_common, pairs, 1);
+  if (ramps.size() > 1) {
+    Add<GateRamp>(&sections, SectionType::kGateRamps, ramps, ramps.size(), 1);
+    Add(&sections, SectionType::kPairGroups, gate.pair_groups, pairs, 1);
+    names.AddTo(&sections);
+  }
   return WriteSectionFile(files, directory / "gate.bin", DerivedKind::kGate, set_id, sections);
 }
 
@@ -130,21 +169,17 @@ Status WriteDocuments(FileSystem& files, const std::filesystem::path& directory,
                       const RoutingTables& tables) {
   std::vector<int32_t> layers;
   for (const LayerView& layer : tables.layers) layers.push_back(layer.layer);
-  std::vector<uint64_t> offsets = {0};
-  std::string names;
-  for (const std::string& name : tables.documents) {
-    names += name;
-    offsets.push_back(names.size());
-  }
+  PackedNames names;
+  for (const std::string& name : tables.documents) names.Append(name);
   const TablesParameters parameters{static_cast<uint32_t>(tables.kind), static_cast<uint32_t>(tables.value_kind),
                                     tables.top_k, static_cast<uint32_t>(layers.size()), tables.documents.size()};
   Sections sections;
   AddParameters(&sections, parameters);
   Add<int32_t>(&sections, SectionType::kLayerNumbers, layers, layers.size(), 1);
-  Add<uint64_t>(&sections, SectionType::kNameOffsets, offsets, offsets.size(), 1);
-  Add<char>(&sections, SectionType::kNames, names, names.size(), 1);
+  names.AddTo(&sections);
   std::vector<uint32_t> parts;
   if (tables.output.enabled) parts.push_back(kOutputPart);
+  if (tables.gate.groups.size() > 1) parts.push_back(kGateGroupsPart);
   Add<uint32_t>(&sections, SectionType::kParts, parts, parts.size(), 1);
   return WriteSectionFile(files, directory / "documents.bin", DerivedKind::kDocuments, set_id, sections);
 }
@@ -153,6 +188,9 @@ Status WriteDocuments(FileSystem& files, const std::filesystem::path& directory,
 uint64_t SetId(const RoutingTables& tables) {
   std::string identity = Digest(tables);
   for (const std::string& name : tables.documents) identity += '\n' + name;
+  for (const GateGroup& group : tables.gate.groups) {
+    if (!group.name.empty()) identity += "\ngate " + group.name;
+  }
   return Xxh3(identity);
 }
 
@@ -208,18 +246,41 @@ Result<LayerView> MapLayer(const SectionFile& file) {
   return layer;
 }
 
-Result<GateView> MapGate(const SectionFile& file) {
+Result<std::vector<std::string>> MapNames(const SectionFile& file, uint64_t count) {
+  const uint64_t size = file.Rows(SectionType::kNames);
+  if (file.Rows(SectionType::kNameOffsets) != count + 1) return DerivedError(file.path(), "names are missing");
+  POINTSMAN_TRY(const auto offsets, file.Get<uint64_t>(SectionType::kNameOffsets, count + 1, 1));
+  POINTSMAN_TRY(const auto text, file.GetOptional<char>(SectionType::kNames, size, 1));
+  std::vector<std::string> names;
+  for (uint64_t i = 0; i < count; ++i) {
+    if (offsets[i] > offsets[i + 1] || offsets[i + 1] > size) return DerivedError(file.path(), "names overlap");
+    names.emplace_back(text.data() + offsets[i], offsets[i + 1] - offsets[i]);
+  }
+  return names;
+}
+
+Result<GateView> MapGate(const SectionFile& file, bool has_groups) {
   POINTSMAN_TRY(const GateParameters parameters, Parameters<GateParameters>(file));
   GateView gate;
   gate.enabled = parameters.enabled != 0;
   gate.n0 = parameters.n0;
-  gate.prior = parameters.prior;
   gate.common = parameters.common;
-  gate.lo = parameters.lo;
-  gate.hi = parameters.hi;
   gate.window = parameters.window;
+  gate.groups = {GateGroup{.name = "", .prior = parameters.prior, .lo = parameters.lo, .hi = parameters.hi}};
   POINTSMAN_TRY(gate.pairs, file.GetOptional<uint64_t>(SectionType::kTokenPairs, parameters.pairs, 1));
   POINTSMAN_TRY(gate.is_common, file.GetOptional<uint8_t>(SectionType::kCommonPairs, parameters.pairs, 1));
+  if (!has_groups) return gate;
+  const uint64_t count = file.Rows(SectionType::kGateRamps);
+  if (count < 2 || count > kMostGateGroups) {
+    return DerivedError(file.path(), fmt::format("has {} groups; 2 to {} are possible", count, kMostGateGroups));
+  }
+  POINTSMAN_TRY(const auto ramps, file.Get<GateRamp>(SectionType::kGateRamps, count, 1));
+  POINTSMAN_TRY(const std::vector<std::string> names, MapNames(file, count));
+  gate.groups.clear();
+  for (uint64_t i = 0; i < count; ++i) {
+    gate.groups.push_back({.name = names[i], .prior = ramps[i].prior, .lo = ramps[i].lo, .hi = ramps[i].hi});
+  }
+  POINTSMAN_TRY(gate.pair_groups, file.GetOptional<uint16_t>(SectionType::kPairGroups, parameters.pairs, 1));
   return gate;
 }
 
@@ -238,26 +299,17 @@ Result<OutputView> MapOutput(const SectionFile& file) {
   return output;
 }
 
-Result<bool> HasOutput(const SectionFile& documents) {
-  POINTSMAN_TRY(const auto parts,
+Result<Parts> PartsOf(const SectionFile& documents) {
+  POINTSMAN_TRY(const auto numbers,
                 documents.GetOptional<uint32_t>(SectionType::kParts, documents.Rows(SectionType::kParts), 1));
-  for (const uint32_t part : parts) {
-    if (part != kOutputPart) return DerivedError(documents.path(), fmt::format("names an unknown part {}", part));
+  Parts parts;
+  for (const uint32_t part : numbers) {
+    if (part != kOutputPart && part != kGateGroupsPart) {
+      return DerivedError(documents.path(), fmt::format("names an unknown part {}", part));
+    }
+    (part == kOutputPart ? parts.output : parts.gate_groups) = true;
   }
-  return !parts.empty();
-}
-
-Result<std::vector<std::string>> MapNames(const SectionFile& file, uint64_t count) {
-  const uint64_t size = file.Rows(SectionType::kNames);
-  if (count != file.Rows(SectionType::kNameOffsets) - 1) return DerivedError(file.path(), "names are missing");
-  POINTSMAN_TRY(const auto offsets, file.Get<uint64_t>(SectionType::kNameOffsets, count + 1, 1));
-  POINTSMAN_TRY(const auto text, file.GetOptional<char>(SectionType::kNames, size, 1));
-  std::vector<std::string> names;
-  for (uint64_t i = 0; i < count; ++i) {
-    if (offsets[i] > offsets[i + 1] || offsets[i + 1] > size) return DerivedError(file.path(), "names overlap");
-    names.emplace_back(text.data() + offsets[i], offsets[i + 1] - offsets[i]);
-  }
-  return names;
+  return parts;
 }
 
 struct Storage {
@@ -326,9 +378,9 @@ Result<RoutingTables> MapGeneration(FileSystem& files, const std::filesystem::pa
     tables.layers.push_back(view);
   }
   POINTSMAN_TRY(const SectionFile gate, open(directory / "gate.bin", DerivedKind::kGate));
-  POINTSMAN_TRY(tables.gate, MapGate(gate));
-  POINTSMAN_TRY(const bool has_output, HasOutput(documents));
-  if (has_output) {
+  POINTSMAN_TRY(const Parts parts, PartsOf(documents));
+  POINTSMAN_TRY(tables.gate, MapGate(gate, parts.gate_groups));
+  if (parts.output) {
     POINTSMAN_TRY(const SectionFile output, open(directory / "output.bin", DerivedKind::kOutput));
     POINTSMAN_TRY(tables.output, MapOutput(output));
   }

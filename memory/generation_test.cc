@@ -73,13 +73,12 @@ class GenerationOfPrototypes : public testing::Test {
     owned.documents = {"notes/first.md", "corpus.jsonl#2"};
     owned.gate = {.enabled = true,
                   .n0 = 2,
-                  .prior = 0.1f,
                   .common = 0.4f,
-                  .lo = 0.2f,
-                  .hi = 0.6f,
                   .window = 50,
+                  .groups = {{.name = "", .prior = 0.1f, .lo = 0.2f, .hi = 0.6f}},
                   .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
-                  .is_common = {0, 1, 0}};
+                  .is_common = {0, 1, 0},
+                  .pair_groups = {}};
     owned.output = {.enabled = true, .vocabulary = kVocabulary, .k = 3, .tau = 0.2f, .lambda = 0.4f, .tau2 = 0.3f};
     owned.output.keys.hidden = kHidden;
     owned.output.keys.dim = kDim;
@@ -153,13 +152,12 @@ void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
   }
   EXPECT_EQ(a.gate.enabled, b.gate.enabled);
   EXPECT_EQ(a.gate.n0, b.gate.n0);
-  EXPECT_EQ(a.gate.prior, b.gate.prior);
-  EXPECT_EQ(a.gate.lo, b.gate.lo);
-  EXPECT_EQ(a.gate.hi, b.gate.hi);
+  EXPECT_EQ(a.gate.groups, b.gate.groups);
   EXPECT_EQ(a.gate.window, b.gate.window);
   EXPECT_EQ(a.gate.common, b.gate.common);
   EXPECT_TRUE(std::ranges::equal(a.gate.pairs, b.gate.pairs));
   EXPECT_TRUE(std::ranges::equal(a.gate.is_common, b.gate.is_common));
+  EXPECT_TRUE(std::ranges::equal(a.gate.pair_groups, b.gate.pair_groups));
   EXPECT_EQ(a.output.enabled, b.output.enabled);
   EXPECT_EQ(a.output.vocabulary, b.output.vocabulary);
   EXPECT_EQ(a.output.k, b.output.k);
@@ -203,6 +201,37 @@ TEST_F(GenerationOfPrototypes, WithoutAnOutputMemoryNoFileAndNoSectionOfItIsTher
   const auto mapped = Map();
   ASSERT_TRUE(mapped.ok()) << mapped.error().message;
   ExpectSameTables(mapped.value(), *tables_);
+}
+
+OwnedGate Grouped(OwnedGate gate) {
+  gate.groups = {{.name = "headers", .prior = 0.1f, .lo = 0.2f, .hi = 0.6f},
+                 {.name = "sums", .prior = 0.3f, .lo = 0.4f, .hi = 0.5f}};
+  gate.pair_groups = {1, 3, 2};
+  return gate;
+}
+
+TEST_F(GenerationOfPrototypes, GroupsOfTheGateComeBack) {
+  OwnedTables owned = Owned();
+  const std::string one_group = Digest(*MakeTables(owned));
+  owned.gate = Grouped(owned.gate);
+  tables_ = MakeTables(owned);
+  EXPECT_NE(Digest(*tables_), one_group);
+  ASSERT_TRUE(Write().ok());
+  const auto mapped = Map();
+  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
+  ExpectSameTables(mapped.value(), *tables_);
+  EXPECT_EQ(Digest(mapped.value()), Digest(*tables_));
+}
+
+// A version that knows no groups must refuse, not open the gate for one group's ramp on the pairs of all.
+TEST_F(GenerationOfPrototypes, GroupsOfTheGateAreAPartThatReadersMustKnow) {
+  OwnedTables owned = Owned();
+  owned.gate = Grouped(owned.gate);
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());
+  const auto documents = SectionFile::Open(files_, path() / "documents.bin", DerivedKind::kDocuments, {});
+  ASSERT_TRUE(documents.ok());
+  EXPECT_THAT(Copy(documents.value().Get<uint32_t>(SectionType::kParts, 2, 1).value()), ::testing::ElementsAre(1u, 2u));
 }
 
 TEST_F(GenerationOfPrototypes, StaysReadableAfterItsFilesWereRemoved) {

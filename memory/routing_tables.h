@@ -74,21 +74,31 @@ struct LayerView {
 };
 inline constexpr uint32_t kPrototypeReferences = 8;
 
-// Context gate: does the text so far read like the reference text? Evidence of a token, given the one before it:
-//   e_t = 1 if the pair stands in the reference text, `common` if unrelated text has it too, else 0
-//   m_t = (n0 * prior + the last n of e_1 .. e_t) / (n0 + n), n = min(t, window);  G_t = clip((m_t - lo) / (hi - lo),
-//   0, 1)
+// A group of documents that the context gate opens for on their own evidence; a memory of one domain has one.
+struct GateGroup {
+  std::string name;    // "" where the memory has one group; else the tag of its documents
+  float prior = 0.0f;  // mean evidence of unrelated text; what an unknown token counts
+  float lo = 0.0f;     // the ramp
+  float hi = 1.0f;
+  bool operator==(const GateGroup&) const = default;
+};
+inline constexpr size_t kMostGateGroups = 16;  // bits of a pair's mark
+
+// Context gate: does the text so far read like the reference text of any group j? Evidence of a token, given the one
+// before it:
+//   e_t = 1 if the pair stands in the group's text, `common` if unrelated text has it too, else 0
+//   m_t = (n0 * prior_j + the last n of e_1 .. e_t) / (n0 + n), n = min(t, window)
+//   G_t = max_j clip((m_t - lo_j) / (hi_j - lo_j), 0, 1)
 // It depends on token ids alone, so G is known before the first layer (docs/decisions/001-gate-evidence.md).
 struct GateView {
   bool enabled = false;  // false: G = 1 everywhere (a variant without the gate)
   float n0 = 4.0f;
-  float prior = 0.0f;   // mean evidence of unrelated text; what an unknown token counts
-  float common = 0.3f;  // 0..1
-  float lo = 0.0f;
-  float hi = 1.0f;
-  uint32_t window = 128;               // tokens, at least 1: how soon a change of subject is noticed
-  std::span<const uint64_t> pairs;     // [P], ascending: previous token << 32 | token
-  std::span<const uint8_t> is_common;  // [P], 1: unrelated text has the pair too
+  float common = 0.3f;    // 0..1
+  uint32_t window = 128;  // tokens, at least 1: how soon a change of subject is noticed
+  std::vector<GateGroup> groups = std::vector<GateGroup>(1);  // 1..kMostGateGroups
+  std::span<const uint64_t> pairs;                            // [P], ascending: previous token << 32 | token
+  std::span<const uint8_t> is_common;                         // [P], 1: unrelated text has the pair too
+  std::span<const uint16_t> pair_groups;  // [P], bit j: it stands in the text of group j; empty with one group
 };
 
 // A tau2 with which g is 1 whatever the similarity.

@@ -50,13 +50,12 @@ struct OwnedLayer {
 struct OwnedGate {
   bool enabled = false;
   float n0 = 4.0f;
-  float prior = 0.0f;
   float common = 0.3f;
-  float lo = 0.0f;
-  float hi = 1.0f;
   uint32_t window = 128;
-  std::vector<uint64_t> pairs;     // [P], ascending
-  std::vector<uint8_t> is_common;  // [P]
+  std::vector<GateGroup> groups = std::vector<GateGroup>(1);
+  std::vector<uint64_t> pairs;        // [P], ascending
+  std::vector<uint8_t> is_common;     // [P]
+  std::vector<uint16_t> pair_groups;  // [P], or empty with one group
 };
 
 struct OwnedOutput {

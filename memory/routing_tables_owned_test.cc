@@ -19,6 +19,12 @@ using testing::HasSubstr;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Four entries of two documents in one layer: unit keys along the axes, raw (hidden == dim == 4), two experts.
+void Group(OwnedTables* tables) {
+  tables->gate.groups = {{.name = "a", .prior = 0, .lo = 0.2f, .hi = 0.6f},
+                         {.name = "b", .prior = 0, .lo = 0.2f, .hi = 0.6f}};
+  tables->gate.pair_groups = {1, 2};
+}
+
 OwnedTables FourEntries() {
   OwnedTables owned;
   owned.top_k = 1;
@@ -103,13 +109,26 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
       {"number of experts", [](OwnedTables* t) { t->layers[0].experts = 0, t->top_k = 0; }},
       {"layer 2 does not follow", [](OwnedTables* t) { t->layers.push_back(t->layers[0]); }},
       {"layer -3", [](OwnedTables* t) { t->layers[0].layer = -3; }},
-      {"gate: lo", [](OwnedTables* t) { t->gate.lo = t->gate.hi; }},
+      {"gate: lo", [](OwnedTables* t) { t->gate.groups[0].lo = t->gate.groups[0].hi; }},
       {"gate: the weight of common pairs", [](OwnedTables* t) { t->gate.common = 1.5f; }},
       {"gate: the token pairs do not ascend",
        [](OwnedTables* t) {
          t->gate.pairs = {9, 9};
        }},
       {"gate: the marks of common pairs", [](OwnedTables* t) { t->gate.is_common.pop_back(); }},
+      {"gate: there is no group", [](OwnedTables* t) { t->gate.groups.clear(); }},
+      {"gate: there is no group, or too many", [](OwnedTables* t) { t->gate.groups.resize(kMostGateGroups + 1); }},
+      {"gate: pairs are marked with groups",
+       [](OwnedTables* t) {
+         t->gate.pair_groups = {1, 1};
+       }},
+      {"gate: a group has no name", [](OwnedTables* t) { Group(t), t->gate.groups[1].name.clear(); }},
+      {"gate: a group has no name, or another's", [](OwnedTables* t) { Group(t), t->gate.groups[1].name = "a"; }},
+      {"gate: lo", [](OwnedTables* t) { Group(t), t->gate.groups[1].lo = 2; }},
+      {"gate: the prior", [](OwnedTables* t) { Group(t), t->gate.groups[1].prior = kNan; }},
+      {"gate: the marks of groups", [](OwnedTables* t) { Group(t), t->gate.pair_groups.pop_back(); }},
+      {"gate: a pair belongs to no group", [](OwnedTables* t) { Group(t), t->gate.pair_groups[0] = 0; }},
+      {"gate: a pair belongs to no group, or to one", [](OwnedTables* t) { Group(t), t->gate.pair_groups[1] = 4; }},
       {"gate: the window", [](OwnedTables* t) { t->gate.window = 0; }},
       {"gate: n0", [](OwnedTables* t) { t->gate.n0 = -1; }},
       {"gate: there are no",
@@ -190,10 +209,13 @@ TEST(Digest, DependsOnEverythingThatRoutes) {
         t->layers[0].SetTokenTable({1, 2});
       },
       [](OwnedTables* t) { t->gate.enabled = false; },
-      [](OwnedTables* t) { t->gate.lo = 0.1f; },
+      [](OwnedTables* t) { t->gate.groups[0].lo = 0.1f; },
       [](OwnedTables* t) { t->gate.window = 5; },
       [](OwnedTables* t) { t->gate.pairs[1] = 8; },
       [](OwnedTables* t) { t->gate.is_common[0] = 1; },
+      [](OwnedTables* t) { Group(t); },
+      [](OwnedTables* t) { Group(t), t->gate.pair_groups[0] = 3; },
+      [](OwnedTables* t) { Group(t), t->gate.groups[1].hi = 0.9f; },
       [](OwnedTables* t) { t->output = {}; },
       [](OwnedTables* t) { t->output.k = 8; },
       [](OwnedTables* t) { t->output.tau = 0.2f; },

@@ -44,6 +44,8 @@ enum class SectionType : uint32_t {
   kCommonPairs = 16,
   kParts = 17,
   kNextTokens = 18,
+  kGateRamps = 19,
+  kPairGroups = 20,
 };
 
 // One array to write; `bytes` is rows * columns * element_bytes long.

@@ -42,13 +42,12 @@ To GateOf(const From& gate, const Arrays& arrays) {
   To to;
   to.enabled = gate.enabled;
   to.n0 = gate.n0;
-  to.prior = gate.prior;
   to.common = gate.common;
-  to.lo = gate.lo;
-  to.hi = gate.hi;
   to.window = gate.window;
+  to.groups = gate.groups;
   to.pairs = arrays.Whole(gate.pairs);
   to.is_common = arrays.Whole(gate.is_common);
+  to.pair_groups = arrays.Whole(gate.pair_groups);
   return to;
 }
 

@@ -27,7 +27,7 @@ class Remover {
     for (const std::string& name : tables.documents) gone_.push_back(!name.empty() && wanted.contains(name));
   }
 
-  Removal Run(const DocumentPairs* remaining, const DocumentPairs* gone) {
+  Removal Run(const GatePairs* pairs) {
     OwnedTables& to = removal_.tables;
     SetCommonFields(tables_, to);
     for (size_t i = 0; i < gone_.size(); ++i) {
@@ -35,7 +35,7 @@ class Remover {
     }
     for (const LayerView& layer : tables_.layers) AddLayer(layer);
     if (tables_.output.enabled) AddOutput(tables_.output);
-    AddGate(tables_.gate, remaining, gone);
+    AddGate(tables_.gate, pairs);
     const bool nothing_left = to.layers.empty() && !to.output.enabled;
     if (nothing_left || (to.gate.enabled && to.gate.pairs.empty())) {
       to.layers.clear();
@@ -91,23 +91,32 @@ class Remover {
     removal_.tables.output = CopyRows(output, kept);
   }
 
-  void AddGate(const GateView& gate, const DocumentPairs* remaining, const DocumentPairs* gone) {
+  // A pair that no document has inside begins one: it stays while another document begins with the same token.
+  static bool Stays(uint64_t pair, const DocumentPairs& remaining, const DocumentPairs& gone) {
+    const auto token = static_cast<uint32_t>(pair);
+    return remaining.HasPair(pair) || (!gone.HasPair(pair) && (remaining.Begins(token) || !gone.Begins(token)));
+  }
+
+  void AddGate(const GateView& gate, const GatePairs* known) {
     OwnedGate& to = removal_.tables.gate;
     to = CopyGate(gate);
+    if (known == nullptr) return;
     to.pairs.clear();
     to.is_common.clear();
+    to.pair_groups.clear();
+    const bool marked = !gate.pair_groups.empty();
     for (size_t i = 0; i < gate.pairs.size(); ++i) {
       const uint64_t pair = gate.pairs[i];
-      // A pair that no document has inside begins one: it stays while another document begins with the same token.
-      const bool stays = remaining == nullptr || gone == nullptr || remaining->HasPair(pair) ||
-                         (!gone->HasPair(pair) && (remaining->Begins(static_cast<uint32_t>(pair)) ||
-                                                   !gone->Begins(static_cast<uint32_t>(pair))));
-      if (!stays) {
-        removal_.pairs += 1;
-        continue;
+      const uint32_t before = marked ? gate.pair_groups[i] : 1;
+      uint32_t left = before;
+      for (size_t group = 0; group < gate.groups.size(); ++group) {
+        if (!Stays(pair, known->remaining[group], known->gone[group])) left &= ~(uint32_t{1} << group);
       }
+      removal_.pairs += left != before;
+      if (left == 0) continue;
       to.pairs.push_back(pair);
       to.is_common.push_back(gate.is_common[i]);
+      if (marked) to.pair_groups.push_back(static_cast<uint16_t>(left));
     }
   }
 
@@ -133,9 +142,8 @@ bool DocumentPairs::HasPair(uint64_t pair) const { return std::binary_search(pai
 
 bool DocumentPairs::Begins(uint32_t token) const { return std::binary_search(first_.begin(), first_.end(), token); }
 
-Removal WithoutDocuments(const RoutingTables& tables, std::span<const std::string> names,
-                         const DocumentPairs* remaining, const DocumentPairs* gone) {
-  return Remover(tables, names).Run(remaining, gone);
+Removal WithoutDocuments(const RoutingTables& tables, std::span<const std::string> names, const GatePairs* pairs) {
+  return Remover(tables, names).Run(pairs);
 }
 
 }  // namespace pointsman

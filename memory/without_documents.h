@@ -4,7 +4,7 @@
 //   prototypes   a prototype of whose references more than half are of gone documents is dropped; in the others those
 //                references become {kNoDocument, kDeletedPosition}, so that a later deletion still counts them
 //   output       rows whose reference names a gone document are dropped
-//   gate         the token pairs that only gone documents had are dropped, where that is known
+//   gate         the token pairs that only gone documents of a group had are dropped from it, where that is known
 //
 // Names of gone documents are emptied, so that the numbers of the others stay. Trained parts that stand for no single
 // document (transform, router delta, token table, calibration) stay as they are: bytes go, not influence. Without a row
@@ -42,17 +42,21 @@ class DocumentPairs {
   std::vector<uint32_t> first_;
 };
 
+// Of reference documents, by group of the gate.
+struct GatePairs {
+  std::vector<DocumentPairs> remaining, gone;  // [groups]: what stays and what goes
+};
+
 struct Removal {
   OwnedTables tables = {};
   uint64_t rows = 0;         // dropped: entries of all layers, or prototypes
   uint64_t output_rows = 0;  // dropped
   uint64_t references = 0;   // of prototypes that stay, no longer naming a document
-  uint64_t pairs = 0;        // dropped from the gate
+  uint64_t pairs = 0;        // dropped from the gate, or from one of its groups
 };
 
 // `names`: sources of the gone documents; those that the tables do not know change nothing, and so do empty ones.
-// `remaining` and `gone`: the reference documents that stay and that go; nullptr = unknown (no text), every pair stays.
-Removal WithoutDocuments(const RoutingTables& tables, std::span<const std::string> names,
-                         const DocumentPairs* remaining, const DocumentPairs* gone);
+// `pairs`: nullptr = unknown (no text), every pair stays.
+Removal WithoutDocuments(const RoutingTables& tables, std::span<const std::string> names, const GatePairs* pairs);
 
 }  // namespace pointsman

@@ -56,18 +56,22 @@ OwnedTables Entries() {
   return tables;
 }
 
-DocumentPairs PairsOf(const std::vector<std::vector<int32_t>>& documents) {
+using Texts = std::vector<std::vector<int32_t>>;
+
+DocumentPairs PairsOf(const Texts& documents) {
   DocumentPairs pairs;
   for (const auto& tokens : documents) pairs.Add(tokens);
   pairs.Finish();
   return pairs;
 }
 
+GatePairs OneGroup(const Texts& remaining, const Texts& gone) { return {{PairsOf(remaining)}, {PairsOf(gone)}}; }
+
 TEST(WithoutDocuments, EntriesOfTheDocumentGoFromEveryLayerAndTheOutput) {
   const auto tables = MakeTables(Entries());
   const std::vector<std::string> names = {"b"};
-  const DocumentPairs remaining = PairsOf({{1, 2, 3}, {1, 5}}), gone = PairsOf({{2, 3, 4}});
-  const Removal removal = WithoutDocuments(*tables, names, &remaining, &gone);
+  const GatePairs pairs = OneGroup({{1, 2, 3}, {1, 5}}, {{2, 3, 4}});
+  const Removal removal = WithoutDocuments(*tables, names, &pairs);
   EXPECT_EQ(removal.rows, 4u);
   EXPECT_EQ(removal.output_rows, 1u);
   EXPECT_EQ(removal.pairs, 2u);
@@ -97,15 +101,33 @@ TEST(WithoutDocuments, EntriesOfTheDocumentGoFromEveryLayerAndTheOutput) {
 TEST(WithoutDocuments, ABeginningStaysWhileAnotherDocumentBeginsAlike) {
   const auto tables = MakeTables(Entries());
   const std::vector<std::string> names = {"c"};
-  const DocumentPairs remaining = PairsOf({{1, 2, 3}, {2, 3, 4}}), gone = PairsOf({{1, 5}});
-  EXPECT_THAT(WithoutDocuments(*tables, names, &remaining, &gone).tables.gate.pairs,
+  const GatePairs pairs = OneGroup({{1, 2, 3}, {2, 3, 4}}, {{1, 5}});
+  EXPECT_THAT(WithoutDocuments(*tables, names, &pairs).tables.gate.pairs,
               ElementsAre(Pair(1, 2), Pair(2, 3), Pair(3, 4), Pair(kEnd, 1), Pair(kEnd, 2)));
+}
+
+TEST(WithoutDocuments, APairLeavesTheGroupWhoseDocumentsAreGone) {
+  OwnedTables owned = Entries();
+  owned.gate.groups = {{.name = "left"}, {.name = "right"}};
+  // (1 2), (1 5): left; (2 3): both; (3 4): right; beginnings with 1: left, with 2: right.
+  owned.gate.pair_groups = {1, 1, 3, 2, 1, 2};
+  const auto tables = MakeTables(std::move(owned));
+  const std::vector<std::string> names = {"a"};
+  GatePairs pairs;
+  pairs.remaining = {PairsOf({{1, 5}}), PairsOf({{2, 3, 4}})};
+  pairs.gone = {PairsOf({{1, 2, 3}}), PairsOf({})};
+  const Removal removal = WithoutDocuments(*tables, names, &pairs);
+  const OwnedGate& gate = removal.tables.gate;
+  EXPECT_THAT(gate.pairs, ElementsAre(Pair(1, 5), Pair(2, 3), Pair(3, 4), Pair(kEnd, 1), Pair(kEnd, 2)));
+  EXPECT_THAT(gate.pair_groups, ElementsAre(1, 2, 2, 1, 2));
+  EXPECT_EQ(removal.pairs, 2u);  // (1 2), and (2 3) of the left group
+  EXPECT_TRUE(CheckTables(*MakeTables(removal.tables)).ok());
 }
 
 TEST(WithoutDocuments, WithoutTextEveryPairStays) {
   const auto tables = MakeTables(Entries());
   const std::vector<std::string> names = {"b"};
-  const Removal removal = WithoutDocuments(*tables, names, nullptr, nullptr);
+  const Removal removal = WithoutDocuments(*tables, names, nullptr);
   EXPECT_EQ(removal.rows, 4u);
   EXPECT_EQ(removal.pairs, 0u);
   EXPECT_EQ(removal.tables.gate.pairs.size(), 6u);
@@ -116,7 +138,7 @@ TEST(WithoutDocuments, UnknownAndEmptyNamesChangeNothing) {
   owned.documents[2].clear();  // deleted before
   const auto tables = MakeTables(std::move(owned));
   const std::vector<std::string> names = {"", "nobody"};
-  const Removal removal = WithoutDocuments(*tables, names, nullptr, nullptr);
+  const Removal removal = WithoutDocuments(*tables, names, nullptr);
   EXPECT_EQ(removal.rows + removal.output_rows, 0u);
   EXPECT_EQ(removal.tables.layers[0].value_scales.size(), 4u);
 }
@@ -124,7 +146,7 @@ TEST(WithoutDocuments, UnknownAndEmptyNamesChangeNothing) {
 TEST(WithoutDocuments, WithoutAnyRowTheMemoryChangesNothing) {
   const auto tables = MakeTables(Entries());
   const std::vector<std::string> names = {"a", "b", "c"};
-  const Removal removal = WithoutDocuments(*tables, names, nullptr, nullptr);
+  const Removal removal = WithoutDocuments(*tables, names, nullptr);
   EXPECT_EQ(removal.rows, 8u);
   EXPECT_THAT(removal.tables.layers, IsEmpty());
   EXPECT_FALSE(removal.tables.output.enabled);
@@ -156,7 +178,7 @@ size_t ReferencesWithout(const OwnedTables& tables, size_t row) {
 TEST(WithoutDocuments, PrototypesGoWhenMostOfTheirReferencesAreGone) {
   const auto tables = MakeTables(PrototypesWith({5, 4, 0, 8}));
   const std::vector<std::string> names = {"a"};
-  const Removal removal = WithoutDocuments(*tables, names, nullptr, nullptr);
+  const Removal removal = WithoutDocuments(*tables, names, nullptr);
   EXPECT_EQ(removal.rows, 2u);
   EXPECT_EQ(removal.references, 4u);
   EXPECT_THAT(removal.tables.layers[0].value_scales, ElementsAre(0.5f, 1.0f));
@@ -168,20 +190,20 @@ TEST(WithoutDocuments, APrototypeRemembersWhatWasDeletedBefore) {
   OwnedTables owned = PrototypesWith({4, 4});
   owned.layers[0].references[7].document = 2;  // of the first prototype: 4 "a", 3 "b", 1 "c"
   const std::vector<std::string> first = {"a"}, second = {"c"};
-  const Removal once = WithoutDocuments(*MakeTables(owned), first, nullptr, nullptr);
+  const Removal once = WithoutDocuments(*MakeTables(owned), first, nullptr);
   EXPECT_EQ(once.rows, 0u);
-  const Removal twice = WithoutDocuments(*MakeTables(once.tables), second, nullptr, nullptr);
+  const Removal twice = WithoutDocuments(*MakeTables(once.tables), second, nullptr);
   EXPECT_EQ(twice.rows, 1u) << "five of eight are gone";
-  EXPECT_EQ(WithoutDocuments(*MakeTables(twice.tables), second, nullptr, nullptr).rows, 0u) << "the same again";
+  EXPECT_EQ(WithoutDocuments(*MakeTables(twice.tables), second, nullptr).rows, 0u) << "the same again";
 }
 
 TEST(WithoutDocuments, SlotsThatWereNeverUsedDoNotCount) {
   OwnedTables owned = PrototypesWith({1});
   for (size_t i = 2; i < kPrototypeReferences; ++i) owned.layers[0].references[i] = EntryRef{};
   const std::vector<std::string> names = {"a"};
-  EXPECT_EQ(WithoutDocuments(*MakeTables(owned), names, nullptr, nullptr).rows, 0u) << "one of two is not most";
+  EXPECT_EQ(WithoutDocuments(*MakeTables(owned), names, nullptr).rows, 0u) << "one of two is not most";
   owned.layers[0].references[1] = EntryRef{};
-  EXPECT_EQ(WithoutDocuments(*MakeTables(owned), names, nullptr, nullptr).rows, 1u);
+  EXPECT_EQ(WithoutDocuments(*MakeTables(owned), names, nullptr).rows, 1u);
 }
 
 }  // namespace

@@ -144,13 +144,24 @@ nb::dict GateTables(nb::object self) {
   nb::dict out;
   out["enabled"] = gate.enabled != 0;
   out["n0"] = gate.n0;
-  out["prior"] = gate.prior;
   out["common"] = gate.common;
-  out["lo"] = gate.lo;
-  out["hi"] = gate.hi;
   out["window"] = gate.window;
   out["pairs"] = View(gate.pairs, {gate.pair_count}, self);
   out["is_common"] = View(gate.is_common, {gate.pair_count}, self);
+  out["pair_groups"] = View(gate.pair_groups, {gate.pair_count}, self);
+  nb::list groups;
+  for (uint32_t index = 0; index < gate.group_count; ++index) {
+    pm_error error;
+    pm_gate_group group;
+    Check(pm_memory_get_gate_group(nb::cast<const Memory&>(self).handle.get(), index, &group, &error), error);
+    nb::dict item;
+    item["name"] = group.name;
+    item["prior"] = group.prior;
+    item["lo"] = group.lo;
+    item["hi"] = group.hi;
+    groups.append(item);
+  }
+  out["groups"] = groups;
   return out;
 }
 

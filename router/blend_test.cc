@@ -16,6 +16,7 @@ namespace pointsman {
 namespace {
 
 using nlohmann::json;
+using ::testing::ElementsAre;
 
 json ReadGolden() { return json::parse(std::ifstream(POINTSMAN_SOURCE_DIR "/schemas/blend_golden.json")); }
 
@@ -128,15 +129,21 @@ TEST(GateGolden, MatchesDoublePrecision) {
     SCOPED_TRACE(test["name"].get<std::string>());
     GateView gate;
     gate.n0 = test["n0"];
-    gate.prior = test["prior"];
-    gate.lo = test["lo"];
-    gate.hi = test["hi"];
     gate.window = test["window"];
-    const std::vector<double> evidence = test["evidence"];
-    for (uint32_t position = 0; position < evidence.size(); ++position) {
+    gate.groups.clear();
+    std::vector<std::vector<double>> evidence;
+    for (const json& group : test["groups"]) {
+      gate.groups.push_back({.name = "", .prior = group["prior"], .lo = group["lo"], .hi = group["hi"]});
+      evidence.push_back(group["evidence"]);
+    }
+    for (uint32_t position = 0; position < test["expected"].size(); ++position) {
       const uint32_t count = std::min(position + 1, gate.window);
-      const auto end = evidence.begin() + position + 1;
-      const float value = GateValue(gate, std::accumulate(end - count, end, 0.0), count);
+      std::vector<double> sums;
+      for (const std::vector<double>& one : evidence) {
+        const auto end = one.begin() + position + 1;
+        sums.push_back(std::accumulate(end - count, end, 0.0));
+      }
+      const float value = GateValue(gate, sums, count);
       EXPECT_NEAR(value, test["expected"][position].get<double>(), 1e-6) << "position " << position;
     }
   }
@@ -157,29 +164,77 @@ TEST(Confidence, AggregateIsTheSumAndAverageTheMean) {
   EXPECT_FLOAT_EQ(Confidence(ConfidenceRule::kMeanSimilarity, 0.5f, neighbours), std::exp(-0.75f / 0.5f));
 }
 
-// Pairs (1, 2) and (2, 3), the second one common.
+// Pairs (1, 2) of group 0, (2, 3) of both and common, (3, 4) of group 1.
 struct PairGate {
-  std::vector<uint64_t> pairs{uint64_t{1} << 32 | 2, uint64_t{2} << 32 | 3};
-  std::vector<uint8_t> is_common{0, 1};
+  std::vector<uint64_t> pairs{uint64_t{1} << 32 | 2, uint64_t{2} << 32 | 3, uint64_t{3} << 32 | 4};
+  std::vector<uint8_t> is_common{0, 1, 0};
+  std::vector<uint16_t> pair_groups{1, 3, 2};
   GateView view{.enabled = true,
                 .n0 = 2,
-                .prior = 0.25f,
                 .common = 0.5f,
-                .lo = 0.2f,
-                .hi = 0.7f,
                 .window = 6,
+                .groups = {{.name = "a", .prior = 0.25f, .lo = 0.2f, .hi = 0.7f},
+                           {.name = "b", .prior = 0.125f, .lo = 0.4f, .hi = 0.8f}},
                 .pairs = pairs,
-                .is_common = is_common};
+                .is_common = is_common,
+                .pair_groups = pair_groups};
+
+  std::vector<double> Evidence(int32_t previous, int32_t token) const {
+    std::vector<double> evidence(view.groups.size());
+    GateEvidence(view, previous, token, evidence);
+    return evidence;
+  }
 };
 
 TEST(GateEvidence, IsOneForAPairOfTheReferenceLessForACommonOneElseNothing) {
-  const PairGate gate;
-  EXPECT_EQ(GateEvidence(gate.view, 1, 2), 1.0);
-  EXPECT_EQ(GateEvidence(gate.view, 2, 3), 0.5);
-  EXPECT_EQ(GateEvidence(gate.view, 3, 2), 0.0);
-  EXPECT_EQ(GateEvidence(gate.view, 9, 9), 0.0);
-  EXPECT_EQ(GateEvidence(gate.view, kNoToken, 2), 0.25);
-  EXPECT_EQ(GateEvidence(gate.view, 1, kNoToken), 0.25);
+  PairGate gate;
+  EXPECT_THAT(gate.Evidence(1, 2), ElementsAre(1.0, 0.0));
+  EXPECT_THAT(gate.Evidence(2, 3), ElementsAre(0.5, 0.5));
+  EXPECT_THAT(gate.Evidence(3, 4), ElementsAre(0.0, 1.0));
+  EXPECT_THAT(gate.Evidence(3, 2), ElementsAre(0.0, 0.0));
+  EXPECT_THAT(gate.Evidence(9, 9), ElementsAre(0.0, 0.0));
+  EXPECT_THAT(gate.Evidence(kNoToken, 2), ElementsAre(0.25, 0.125));
+  EXPECT_THAT(gate.Evidence(1, kNoToken), ElementsAre(0.25, 0.125));
+  gate.view.pair_groups = {};  // one group has all pairs
+  gate.view.groups.pop_back();
+  EXPECT_THAT(gate.Evidence(3, 4), ElementsAre(1.0));
+}
+
+std::vector<float> GatesOf(const GateView& gate, std::span<const int32_t> text) {
+  GateState state;
+  for (uint32_t t = 0; t < text.size(); ++t) state.Append(gate, t, text[t]);
+  return state.History(gate);
+}
+
+TEST(GateState, TheMostOpenGroupCounts) {
+  const PairGate both;
+  const std::vector<int32_t> text{1, 2, 1, 2, 1, 2, 9, 9, 9, 3, 4, 3, 4, 3, 4, 3, 4, 2, 3};
+  const std::vector<float> any = GatesOf(both.view, text);
+  // Each group as a gate of its own, with its pairs alone.
+  std::vector<float> alone[2];
+  for (size_t group = 0; group < 2; ++group) {
+    PairGate one;
+    one.pairs.clear();
+    one.is_common.clear();
+    for (size_t i = 0; i < both.pairs.size(); ++i) {
+      if ((both.pair_groups[i] >> group & 1) == 0) continue;
+      one.pairs.push_back(both.pairs[i]);
+      one.is_common.push_back(both.is_common[i]);
+    }
+    one.view.groups = {both.view.groups[group]};
+    one.view.pairs = one.pairs;
+    one.view.is_common = one.is_common;
+    one.view.pair_groups = {};
+    alone[group] = GatesOf(one.view, text);
+  }
+  size_t first = 0, second = 0;
+  for (size_t t = 0; t < any.size(); ++t) {
+    EXPECT_EQ(any[t], std::max(alone[0][t], alone[1][t])) << t;
+    first += alone[0][t] > alone[1][t];
+    second += alone[1][t] > alone[0][t];
+  }
+  EXPECT_GT(first, 2u);
+  EXPECT_GT(second, 2u);
 }
 
 TEST(GateState, AnotherTokenRewindsToItsPosition) {

@@ -33,7 +33,7 @@
 #include <stdint.h>
 
 #define PM_API __attribute__((visibility("default")))
-#define PM_ABI_VERSION 1
+#define PM_ABI_VERSION 2
 
 #ifdef __cplusplus
 extern "C" {
@@ -152,20 +152,31 @@ typedef struct pm_layer {
 PM_API int32_t pm_memory_layer_number(const pm_memory* memory, uint32_t index); /* ascending; -1: no such index */
 PM_API pm_status pm_memory_get_layer(const pm_memory* memory, int32_t layer, pm_layer* view, pm_error* error);
 
-/* The context gate G of a sequence, from its tokens alone:
- *   e_t = 1 if the pair (token before, token) is in pairs and not is_common, `common` if it is common, 0 if it is not
- * there, `prior` if either token is unknown (negative, or before the first one) m_t = (n0 * prior + the last n of e_1
- * .. e_t) / (n0 + n),  n = min(t, window), in double G_t = (m_t - lo) / (hi - lo) clipped to 0..1;  not enabled: G = 1
- */
+/* A group of documents that the gate opens for on their own evidence. */
+typedef struct pm_gate_group {
+  const char* name; /* "" where there is one group; the memory's, as long as it is open */
+  float prior, lo, hi;
+} pm_gate_group;
+
+/* The context gate G of a sequence, from its tokens alone. For a group:
+ *   e_t = 1 if the pair (token before, token) is in pairs, in the group and not is_common, `common` if it is common, 0
+ *         if it is not there, `prior` if either token is unknown (negative, or before the first one)
+ *   m_t = (n0 * prior + the last n of e_1 .. e_t) / (n0 + n),  n = min(t, window), in double
+ *   G_t = (m_t - lo) / (hi - lo) clipped to 0..1, of the groups the most;  not enabled: G = 1 */
 typedef struct pm_gate {
   int32_t enabled;
-  float n0, prior, common, lo, hi;
+  float n0, common;
   uint32_t window;
-  uint64_t pair_count;      /* P */
-  const uint64_t* pairs;    /* [P] ascending: previous token << 32 | token */
-  const uint8_t* is_common; /* [P]: 1 if unrelated text has the pair, too */
+  uint64_t pair_count;         /* P */
+  const uint64_t* pairs;       /* [P] ascending: previous token << 32 | token */
+  const uint8_t* is_common;    /* [P]: 1 if unrelated text has the pair, too */
+  const uint16_t* pair_groups; /* [P]: bit j, it is in group j; NULL where there is one group */
+  uint32_t group_count;        /* J, 1..16 */
 } pm_gate;
 PM_API void pm_memory_get_gate(const pm_memory* memory, pm_gate* view);
+/* Group `index` of the gate, below group_count. PM_INVALID_ARGUMENT: there is none. */
+PM_API pm_status pm_memory_get_gate_group(const pm_memory* memory, uint32_t index, pm_gate_group* view,
+                                          pm_error* error);
 
 /* The optional output memory, whose neighbours vote on the next token (router/output_vote.h). */
 typedef struct pm_output {

@@ -184,14 +184,25 @@ void pm_memory_get_gate(const pm_memory* memory, pm_gate* view) {
   const GateView& gate = memory->memory->tables().gate;
   *view = {.enabled = gate.enabled,
            .n0 = gate.n0,
-           .prior = gate.prior,
            .common = gate.common,
-           .lo = gate.lo,
-           .hi = gate.hi,
            .window = gate.window,
            .pair_count = gate.pairs.size(),
            .pairs = DataOrNull(gate.pairs),
-           .is_common = DataOrNull(gate.is_common)};
+           .is_common = DataOrNull(gate.is_common),
+           .pair_groups = DataOrNull(gate.pair_groups),
+           .group_count = static_cast<uint32_t>(gate.groups.size())};
+}
+
+pm_status pm_memory_get_gate_group(const pm_memory* memory, uint32_t index, pm_gate_group* view, pm_error* error) {
+  return Guarded(error, [&]() -> Status {
+    const auto& groups = memory->memory->tables().gate.groups;
+    if (index >= groups.size()) {
+      return Error{ErrorCode::kInvalidArgument, fmt::format("gate: group {} of {}", index, groups.size())};
+    }
+    const GateGroup& group = groups[index];
+    *view = {.name = group.name.c_str(), .prior = group.prior, .lo = group.lo, .hi = group.hi};
+    return {};
+  });
 }
 
 void pm_memory_get_output(const pm_memory* memory, pm_output* view) {

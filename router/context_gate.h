@@ -5,7 +5,9 @@
 // gives the same bits as token by token, because both add the same numbers in the same order. One thread at a time.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "memory/routing_tables.h"
@@ -13,12 +15,13 @@
 
 namespace pointsman {
 
-// e of `token` after `previous`; the prior if either is negative: unknown.
-double GateEvidence(const GateView& gate, int32_t previous, int32_t token);
+// e of `token` after `previous` for each group [groups]; its prior if either is negative: unknown.
+void GateEvidence(const GateView& gate, int32_t previous, int32_t token, std::span<double> evidence);
 
-// m and G where the last `count` tokens, gate.window of them at most, have evidence that sums to `sum`.
-double GateMean(const GateView& gate, double sum, uint64_t count);
-float GateValue(const GateView& gate, double sum, uint64_t count);
+// m of one group, and G, where the last `count` tokens, gate.window of them at most, have evidence that sums to `sum`,
+// to `sums` [groups].
+double GateMean(const GateView& gate, size_t group, double sum, uint64_t count);
+float GateValue(const GateView& gate, std::span<const double> sums, uint64_t count);
 
 class GateState {
  public:
@@ -29,19 +32,17 @@ class GateState {
   // were never recorded count as `gate.prior`: unknown text, and so does a negative one.
   float Append(const GateView& gate, uint32_t position, int32_t token);
 
-  uint32_t recorded() const { return static_cast<uint32_t>(seen_.size()); }
+  uint32_t recorded() const { return static_cast<uint32_t>(tokens_.size()); }
   // G after each recorded position.
   std::vector<float> History(const GateView& gate) const;
-  std::vector<int32_t> Tokens() const;  // by recorded position
+  const std::vector<int32_t>& tokens() const { return tokens_; }  // by recorded position
 
  private:
+  void Add(const GateView& gate, int32_t previous, int32_t token);
   float Value(const GateView& gate, size_t position) const;
 
-  struct Seen {
-    double sum = 0;  // e_0 + .. + e_position
-    int32_t token = kNoToken;
-  };
-  std::vector<Seen> seen_;  // by position
+  std::vector<int32_t> tokens_;  // by position
+  std::vector<double> sums_;     // [positions, groups]: e_0 + .. + e_position
 };
 
 }  // namespace pointsman

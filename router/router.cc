@@ -129,7 +129,7 @@ uint32_t Router::SlotLength(uint32_t slot) const {
 std::vector<int32_t> Router::SlotTokens(uint32_t slot) const {
   const Slot* live = impl_->slots.Find(slot);
   if (live == nullptr) return {};
-  std::vector<int32_t> tokens = live->gate.Tokens();
+  std::vector<int32_t> tokens = live->gate.tokens();
   tokens.resize(live->length, kNoToken);
   return tokens;
 }

@@ -110,22 +110,32 @@ std::optional<std::vector<double>> ModelBlend(const RoutingTables& tables, const
   return touched ? std::optional(out) : std::nullopt;
 }
 
-double ModelGate(const GateView& gate, const std::vector<int32_t>& text) {
-  if (!gate.enabled) return 1;
+double ModelRamp(const GateView& gate, size_t j, const std::vector<int32_t>& text) {
+  const GateGroup& group = gate.groups[j];
   std::map<uint64_t, double> evidence;
-  for (size_t i = 0; i < gate.pairs.size(); ++i) evidence[gate.pairs[i]] = gate.is_common[i] ? gate.common : 1.0;
+  for (size_t i = 0; i < gate.pairs.size(); ++i) {
+    if (!gate.pair_groups.empty() && (gate.pair_groups[i] >> j) % 2 == 0) continue;
+    evidence[gate.pairs[i]] = gate.is_common[i] ? gate.common : 1.0;
+  }
   const size_t count = std::min<size_t>(text.size(), gate.window);
   double sum = 0;
   for (size_t t = text.size() - count; t < text.size(); ++t) {
     if (t == 0) {
-      sum += gate.prior;  // the first token has none before it
+      sum += group.prior;  // the first token has none before it
       continue;
     }
     const auto found = evidence.find(uint64_t{static_cast<uint32_t>(text[t - 1])} << 32 | text[t]);
     sum += found == evidence.end() ? 0 : found->second;
   }
-  const double mean = (gate.n0 * gate.prior + sum) / (gate.n0 + count);
-  return std::clamp((mean - gate.lo) / (gate.hi - gate.lo), 0.0, 1.0);
+  const double mean = (gate.n0 * group.prior + sum) / (gate.n0 + count);
+  return std::clamp((mean - group.lo) / (group.hi - group.lo), 0.0, 1.0);
+}
+
+double ModelGate(const GateView& gate, const std::vector<int32_t>& text) {
+  if (!gate.enabled) return 1;
+  double most = 0;
+  for (size_t j = 0; j < gate.groups.size(); ++j) most = std::max(most, ModelRamp(gate, j, text));
+  return most;
 }
 
 struct ModelSlot {
@@ -137,7 +147,9 @@ class RandomOperations : public ::testing::TestWithParam<uint32_t> {
  protected:
   RandomOperations() : random_(GetParam()) {
     memories_ = {
-        nullptr, RandomTables(GetParam() + 1, {.confidence = ConfidenceRule::kMaxSimilarity, .trained_parts = true}),
+        nullptr,
+        RandomTables(GetParam() + 1,
+                     {.confidence = ConfidenceRule::kMaxSimilarity, .trained_parts = true, .gate_groups = 3}),
         RandomTables(GetParam() + 2, {.kind = ValueKind::kLogits, .k = 50}),
         RandomTables(GetParam() + 3,
                      {.kind = ValueKind::kAssignments, .confidence = ConfidenceRule::kAggregate, .gate = false}),

@@ -92,8 +92,8 @@ TEST_F(RouterOnRandomText, StrengthZeroKeepsItsBits) {
 
 TEST_F(RouterOnRandomText, ShutGateKeepsItsBits) {
   OwnedTables owned = RandomOwnedTables(2, {.trained_parts = true});
-  owned.gate.lo = 1.5f;  // no evidence reaches it
-  owned.gate.hi = 2.0f;
+  owned.gate.groups[0].lo = 1.5f;  // no evidence reaches it
+  owned.gate.groups[0].hi = 2.0f;
   const StepResult result = Run({.tables = MakeTables(std::move(owned)), .session = nullptr});
   EXPECT_THAT(Changed(result), IsEmpty());
   EXPECT_EQ(result.gate, std::vector<float>(kLength, 0.0f));

@@ -59,6 +59,7 @@ struct TableOptions {
   int32_t k = 4;
   bool gate = true;
   bool trained_parts = false;
+  uint32_t gate_groups = 1;
 };
 
 inline OwnedKeyIndex RandomKeys(Random& random, uint32_t rows) {
@@ -89,18 +90,27 @@ inline OwnedTables RandomOwnedTables(uint32_t seed, const TableOptions& options)
   }
   tables.gate = {.enabled = options.gate,
                  .n0 = 1,
-                 .prior = 0.3f,
                  .common = 0.3f,
-                 .lo = 0.35f,
-                 .hi = 0.5f,
                  .window = 9,
+                 .groups = {{.name = "", .prior = 0.3f, .lo = 0.35f, .hi = 0.5f}},
                  .pairs = {},
-                 .is_common = {}};
+                 .is_common = {},
+                 .pair_groups = {}};
+  if (options.gate_groups > 1) tables.gate.groups.front().name = "group 0";
+  for (uint32_t group = 1; group < options.gate_groups; ++group) {
+    tables.gate.groups.push_back({.name = "group " + std::to_string(group),
+                                  .prior = 0.1f,
+                                  .lo = 0.25f,
+                                  .hi = 0.3f + 0.1f * static_cast<float>(group)});
+  }
   for (uint64_t previous = 0; previous < kVocabulary; ++previous) {
     for (uint64_t token = 0; token < kVocabulary; ++token) {
       if (random.Chance(40)) continue;
       tables.gate.pairs.push_back(previous << 32 | token);
       tables.gate.is_common.push_back(random.Chance(50));
+      if (options.gate_groups > 1) {
+        tables.gate.pair_groups.push_back(static_cast<uint16_t>(1 + random.Below((1u << options.gate_groups) - 1)));
+      }
     }
   }
   return tables;

@@ -193,13 +193,20 @@ def trained_cases(rng):
 
 
 def gate_case(name, evidence, n0, prior, lo, hi, window=128):
-    expected = []
-    for end in range(1, len(evidence) + 1):
-        last = evidence[max(0, end - window):end]
-        mean = (n0 * prior + sum(last)) / (n0 + len(last))
-        expected.append(0.0 if mean <= lo else 1.0 if mean >= hi else (mean - lo) / (hi - lo))
-    return {"name": name, "evidence": evidence, "n0": n0, "prior": prior, "lo": lo, "hi": hi, "window": window,
-            "expected": [round(v, 10) for v in expected]}
+    return grouped_gate_case(name, n0, window, [{"evidence": evidence, "prior": prior, "lo": lo, "hi": hi}])
+
+
+def grouped_gate_case(name, n0, window, groups):
+    """Every group's evidence is as long as the others'."""
+    def openness(group, end):
+        last = group["evidence"][max(0, end - window):end]
+        mean = (n0 * group["prior"] + sum(last)) / (n0 + len(last))
+        lo, hi = group["lo"], group["hi"]
+        return 0.0 if mean <= lo else 1.0 if mean >= hi else (mean - lo) / (hi - lo)
+
+    positions = len(groups[0]["evidence"])
+    expected = [max(openness(group, end) for group in groups) for end in range(1, positions + 1)]
+    return {"name": name, "n0": n0, "window": window, "groups": groups, "expected": [round(v, 10) for v in expected]}
 
 
 def gate_cases(rng):
@@ -213,6 +220,14 @@ def gate_cases(rng):
     yield gate_case("always open", [0.75] * 8, 4.0, 0.75, 0.25, 0.5)
     yield gate_case("ramp of no width", [0.5, 0.75, 0.75, 0.0, 0.0], 2.0, 0.5, 0.5, 0.5)
     yield gate_case("no prior weight", [0.5, 0.25, 0.75], 0.0, 0.0, 0.25, 0.75)
+    falling = rising[::-1]
+    yield grouped_gate_case("one of two opens", 2.0, 16, [
+        {"evidence": rising + [0.125] * 16, "prior": 0.25, "lo": 0.375, "hi": 0.625},
+        {"evidence": [0.125] * 16 + falling, "prior": 0.125, "lo": 0.25, "hi": 0.875}])
+    yield grouped_gate_case("three, one never", 4.0, 128, [
+        {"evidence": noisy, "prior": 0.5, "lo": 0.5, "hi": 0.5625},
+        {"evidence": [0.0] * 64, "prior": 0.25, "lo": 0.25, "hi": 0.5},
+        {"evidence": noisy[::-1], "prior": 0.375, "lo": 0.4375, "hi": 0.75}])
 
 
 def make_document():

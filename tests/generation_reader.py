@@ -10,9 +10,11 @@ RULES = ("mean_similarity", "max_similarity", "mean_kernel", "aggregate")
 VALUE_KINDS = ("delta", "logits", "assignments")
 SECTIONS = {2: ("mean", "<f4"), 3: ("projection", "<f4"), 4: ("codes", "i1"), 5: ("code_scales", "<f4"), 6: ("values", "i1"),
             7: ("value_scales", "<f4"), 8: ("references", "<u4"), 9: ("router_delta", "<f4"), 10: ("token_table", "i1"),
-            11: ("token_table_scales", "<f4"), 12: ("layer_numbers", "<i4"), 15: ("pairs", "<u8"), 16: ("is_common", "u1"),
-            18: ("next_tokens", "<i4")}
-VECTORS = ("mean", "code_scales", "value_scales", "token_table_scales", "layer_numbers", "pairs", "is_common", "next_tokens")
+            11: ("token_table_scales", "<f4"), 12: ("layer_numbers", "<i4"), 13: ("name_offsets", "<u8"),
+            14: ("names", "u1"), 15: ("pairs", "<u8"), 16: ("is_common", "u1"),
+            18: ("next_tokens", "<i4"), 19: ("ramps", "<f4"), 20: ("pair_groups", "<u2")}
+VECTORS = ("mean", "code_scales", "value_scales", "token_table_scales", "layer_numbers", "name_offsets", "names", "pairs", "is_common",
+           "next_tokens", "pair_groups")
 
 
 def read_sections(path):
@@ -45,8 +47,14 @@ class GenerationReader:
         self.layers = documents["layer_numbers"].tolist()
         gate = read_sections(folder / "gate.bin")
         enabled, n0, prior, common, lo, hi, window = struct.unpack_from("<IfffffI", gate["parameters"])
-        self.gate = {"enabled": bool(enabled), "n0": n0, "prior": prior, "common": common, "lo": lo, "hi": hi, "window": window,
-                     "pairs": gate.get("pairs", np.zeros(0, np.uint64)), "is_common": gate.get("is_common", np.zeros(0, np.uint8))}
+        groups = [{"name": "", "prior": prior, "lo": lo, "hi": hi}]
+        if "ramps" in gate:
+            ends = gate["name_offsets"].tolist()
+            names = [gate["names"].tobytes()[begin:end].decode() for begin, end in zip(ends, ends[1:])]
+            groups = [{"name": name, "prior": p, "lo": l, "hi": h} for name, (p, l, h) in zip(names, gate["ramps"].reshape(-1, 3).tolist())]
+        self.gate = {"enabled": bool(enabled), "n0": n0, "common": common, "window": window, "groups": groups,
+                     "pairs": gate.get("pairs", np.zeros(0, np.uint64)), "is_common": gate.get("is_common", np.zeros(0, np.uint8)),
+                     "pair_groups": gate.get("pair_groups")}
         self._tables = {layer: self._layer(folder / f"layer-{layer:03}.bin") for layer in self.layers}
 
     def _layer(self, path):

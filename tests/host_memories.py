@@ -52,5 +52,5 @@ class TableMemory:
 def open_gate(pairs, **changes):
     """A gate that knows the given (previous, token) pairs."""
     codes = np.array(sorted({(a << 32) | b for a, b in pairs}), dtype=np.uint64)
-    return {"enabled": True, "n0": 4.0, "prior": 0.1, "common": 0.3, "lo": 0.2, "hi": 0.6, "window": 8,
-            "pairs": codes, "is_common": np.zeros(len(codes), np.uint8)} | changes
+    return {"enabled": True, "n0": 4.0, "common": 0.3, "window": 8, "groups": [{"name": "", "prior": 0.1, "lo": 0.2, "hi": 0.6}],
+            "pairs": codes, "is_common": np.zeros(len(codes), np.uint8), "pair_groups": None} | changes

@@ -60,7 +60,7 @@ def test_ladder_says_what_a_domain_looks_like(off_domain):
     assert done.returncode == 2 and "NAME=PATH" in done.stderr
 
 
-def test_a_gate_of_a_group_has_its_own_pairs(model, corpus, off_domain, tmp_path):
+def test_a_gate_opens_for_any_group_for_all_as_one_or_for_one_alone(model, corpus, off_domain, tmp_path):
     draw = random.Random(5)
     words = ["".join(draw.choices("aeioulnrst", k=draw.randint(2, 7))) for _ in range(300)]
     stories = tmp_path / "stories.jsonl"
@@ -70,13 +70,15 @@ def test_a_gate_of_a_group_has_its_own_pairs(model, corpus, off_domain, tmp_path
     assert set(line["groups"]) == {"headers", "stories"}
     for group in line["groups"].values():
         assert group["ungated"]["untouched"] == 0 and group["ungated"]["gain"]["mean"] < 0
-        assert group["shared"]["untouched"] == line["gated"]["untouched"], "the same gate on the same unrelated text"
+        assert group["any"]["untouched"] == line["gated"]["untouched"], "the same gate on the same unrelated text"
+        assert group["shared"]["untouched"] == line["shared"]["untouched"]
         assert 0 < group["own"]["untouched"] <= 1
+    assert [ramp["name"] for ramp in line["gate"]] == ["headers", "stories"]
     owns = [group["own"]["gain"]["mean"] for group in line["groups"].values()]
     assert owns[0] != owns[1]
 
 
 def test_what_a_group_lacks_is_named(model):
-    for arguments, said in ((("--group", "headers"), "NAME=PATH"), ((), "--corpus is missing")):
+    for arguments, said in ((("--group", "headers"), "NAME=PATH"), ((), "--corpus: name at least one")):
         done = subprocess.run([str(STUDY), "--model", str(model), *arguments], capture_output=True, text=True, timeout=60)
         assert done.returncode == 1 and said in done.stderr, done.stderr

@@ -53,11 +53,11 @@ def test_golden_case(case, device):
 
 @pytest.mark.parametrize("case", GOLDEN["gate_cases"], ids=lambda case: case["name"])
 def test_golden_gate(case):
-    gate = tr.TorchGate.from_tables({"enabled": True, **{name: case[name] for name in ("n0", "prior", "lo", "hi", "window")}})
-    evidence = torch.tensor(case["evidence"], dtype=torch.float64)
+    gate = tr.TorchGate.from_tables({"enabled": True, "n0": case["n0"], "window": case["window"], "groups": case["groups"]})
+    evidence = torch.tensor([group["evidence"] for group in case["groups"]], dtype=torch.float64).t()
     for end, expected in enumerate(case["expected"], 1):
         last = evidence[max(0, end - gate.window):end]
-        assert gate.value(last.sum(), torch.tensor(len(last))).item() == pytest.approx(expected, abs=1e-6)
+        assert gate.value(last.sum(0), torch.tensor(len(last))).item() == pytest.approx(expected, abs=1e-6)
 
 
 def reference_search(tables, hidden):
@@ -149,18 +149,27 @@ TEXT = [1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 9, 9, 9, 1, 2, 3, 4, 5, 6, 7]
 
 
 def gates_by_hand(gate, text):
-    known = {(int(p) >> 32, int(p) & 0xFFFFFFFF) for p in gate["pairs"]}
-    evidence = [gate["prior"]] + [float(pair in known) for pair in zip(text, text[1:])]
-    values = []
-    for end in range(1, len(text) + 1):
-        last = evidence[max(0, end - gate["window"]):end]
-        mean = (gate["n0"] * gate["prior"] + sum(last)) / (gate["n0"] + len(last))
-        values.append(min(1.0, max(0.0, (mean - gate["lo"]) / (gate["hi"] - gate["lo"]))))
-    return values
+    of_groups = []
+    for bit, group in enumerate(gate["groups"]):
+        marks = gate["pair_groups"] if gate["pair_groups"] is not None else np.ones(len(gate["pairs"]), np.uint16)
+        known = {(int(p) >> 32, int(p) & 0xFFFFFFFF) for p, mark in zip(gate["pairs"], marks) if mark >> bit & 1}
+        evidence = [group["prior"]] + [float(pair in known) for pair in zip(text, text[1:])]
+        values = []
+        for end in range(1, len(text) + 1):
+            last = evidence[max(0, end - gate["window"]):end]
+            mean = (gate["n0"] * group["prior"] + sum(last)) / (gate["n0"] + len(last))
+            values.append(min(1.0, max(0.0, (mean - group["lo"]) / (group["hi"] - group["lo"]))))
+        of_groups.append(values)
+    return [max(values) for values in zip(*of_groups)]
 
 
-def test_gate_of_a_slot_rewinds_and_equals_prefill():
-    gate = open_gate(zip(range(1, 7), range(2, 8)))
+TWO_GROUPS = {"groups": [{"name": "a", "prior": 0.1, "lo": 0.2, "hi": 0.6}, {"name": "b", "prior": 0.05, "lo": 0.15, "hi": 0.3}],
+              "pair_groups": np.array([1, 2, 3, 1, 2, 3], np.uint16)}
+
+
+@pytest.mark.parametrize("groups", [{}, TWO_GROUPS], ids=["one group", "two groups"])
+def test_gate_of_a_slot_rewinds_and_equals_prefill(groups):
+    gate = open_gate(zip(range(1, 7), range(2, 8)), **groups)
     memory = TableMemory([0], 32, 8, gate=gate)
     expected = gates_by_hand(gate, TEXT)
     assert 0 < sum(0 < value < 1 for value in expected) and max(expected) > 0.5 and min(expected) == 0

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
+#include "indexer/corpus_group.h"
 #include "indexer/progress.h"
 #include "tools/own_program.h"
 
@@ -29,10 +30,13 @@ int ThreadsOf(const Settings& settings) {
   return given > 0 ? given : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-CorpusOptions CorpusOptionsOf(const Settings& settings) {
+Result<CorpusOptions> CorpusOptionsOf(const Settings& settings) {
   CorpusOptions options;
   options.model = settings.Path("model");
   options.corpus = settings.Texts("corpus");
+  if (settings.Knows("group")) {
+    POINTSMAN_TRY(options.groups, ParseCorpusGroups("--group", settings.Texts("group")));
+  }
   options.jsonl_fields = settings.Texts("jsonl-fields");
   if (settings.Knows("off-domain")) options.off_domain = settings.Texts("off-domain");
   options.seed = static_cast<uint64_t>(settings.Integer("seed"));

@@ -13,8 +13,8 @@
 
 namespace pointsman {
 
-// REQUIRES: a command that has --corpus.
-CorpusOptions CorpusOptionsOf(const Settings& settings);
+// REQUIRES: a command that has --corpus. Errors: those of ParseCorpusGroups.
+Result<CorpusOptions> CorpusOptionsOf(const Settings& settings);
 // --capture and what belongs to it; none: our own runtime, and then kInvalidArgument for what it would not read.
 Result<std::optional<HostOptions>> HostOptionsOf(const Settings& settings);
 // --threads, with 0 resolved to the number of cores.

@@ -63,8 +63,12 @@ constexpr std::array kOptions = {
                     "the model's directory: config.json, *.safetensors, tokenizer.json")),
     Required(Option("model", kPath, "serve", "DIR", "", "the model's directory")),
 
-    Required(
-        Option("corpus", kPaths, "build probe plan docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Required(Option("corpus", kPaths, "probe docs-add", "PATH", "", "files or folders: .txt, .md, code, .jsonl")),
+    Option("corpus", kPaths, "build plan", "PATH", "", "files or folders: .txt, .md, code, .jsonl; or --group"),
+    Option("group", kTexts, "build plan eval", "NAME=PATH", "",
+           "in place of --corpus, several times: domains that one memory holds; the context gate opens for each on its "
+           "own evidence, each has an equal part of the budgets, its documents have NAME as a tag. A name that comes "
+           "again has several paths"),
     Option("corpus", kPaths, "eval", "PATH", "",
            "files or folders; with --memory those it was built from: its test split is found in them"),
     Option("jsonl-fields", kNames, "build eval probe plan docs-add", "NAMES", "",

@@ -63,8 +63,8 @@ class ReferenceTextOfATinyModel : public ::testing::Test {
   static std::shared_ptr<const OwnedGate> Gate(bool open) {
     auto gate = std::make_shared<OwnedGate>();
     gate->enabled = true;
-    gate->lo = open ? -2.0f : 2.0f;
-    gate->hi = open ? -1.0f : 3.0f;
+    gate->groups[0].lo = open ? -2.0f : 2.0f;
+    gate->groups[0].hi = open ? -1.0f : 3.0f;
     gate->pairs = {1};
     gate->is_common = {0};
     return gate;

@@ -175,14 +175,28 @@ class Evaluation {
                     SplitBudgets{}.min_tokens_per_document, left_out_)};
   }
 
-  // The test documents that the manifest names, found again in --corpus by their content.
-  Status LoadRecordedTest(std::vector<Document>& test) {
-    if (options_.data.corpus.empty()) {
+  Status CheckCorpusNamed() const {
+    std::set<std::string> built, given;
+    for (const GateGroup& group : memory_->tables().gate.groups) built.insert(group.name);
+    for (const CorpusGroup& group : options_.data.groups) given.insert(group.name);
+    if (built.size() > 1 && built != given) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("--group: name the groups that the memory was built from, {} (their test split is "
+                               "scored), or give a --test-corpus",
+                               fmt::join(built, ", "))};
+    }
+    if (built.size() == 1 && (given.size() > 1 || (given.empty() && options_.data.corpus.empty()))) {
       return Error{ErrorCode::kInvalidArgument,
                    "--corpus: name the corpus that the memory was built from (its test split is scored), or give a "
                    "--test-corpus"};
     }
+    return {};
+  }
+
+  // The test documents that the manifest names, found again in --corpus by their content.
+  Status LoadRecordedTest(std::vector<Document>& test) {
     const Manifest& manifest = memory_->manifest();
+    POINTSMAN_CHECK_OK(CheckCorpusNamed());
     CorpusOptions data = options_.data;
     data.seed = manifest.seed;
     const auto setting = [&](const char* name, uint64_t otherwise) {
@@ -308,6 +322,7 @@ class Evaluation {
     }
     ReferenceOptions reference;
     reference.threads = options_.data.threads;
+    if (!memory_) reference.groups = GroupNames(options_.data.groups);  // a memory brings its gate
     POINTSMAN_TRY(reference_, MakeReferenceSet(model_, documents_, reference));
     return {};
   }
@@ -336,8 +351,9 @@ class Evaluation {
     }
     if (!reference_) return {};
     const ScoredText anchor = MakeScoredText(model_, general_.documents, SplitRole::kCalibration);
-    POINTSMAN_TRY(inputs.gate, MakeGate(reference_->reference, Learned(), {}));
-    const GateSamples samples = SampleGate(inputs.gate, reference_->calibration, anchor.sequences);
+    POINTSMAN_TRY(inputs.gate, MakeGate(reference_->reference, Learned(), reference_->gate_groups, {}));
+    const GateSamples samples =
+        SampleGate(inputs.gate, reference_->calibration, anchor.sequences, reference_->gate_groups);
     SetRamp(samples, GateQuantiles{}, inputs.gate);  // without a memory nothing is tightened by measurement
     return {};
   }
@@ -448,9 +464,7 @@ class Evaluation {
 }  // namespace
 
 Result<EvalReport> Evaluate(const EvalOptions& options) {
-  if (options.memory.empty() && options.data.corpus.empty()) {
-    return Error{ErrorCode::kInvalidArgument, "--corpus: name at least one file or folder, or a --memory"};
-  }
+  if (options.memory.empty()) POINTSMAN_CHECK_OK(CheckCorpus(options.data));
   if (options.host) {
     POINTSMAN_CHECK_OK(CheckAsked(options));
     POINTSMAN_TRY(const std::unique_ptr<HostedModel> model, LoadHostedModel(options.data, *options.host));

@@ -8,6 +8,7 @@
 
 #include "indexer/evaluation/routing_trace.h"
 #include "indexer/evaluation/token_groups.h"
+#include "memory/gate_groups.h"
 
 namespace pointsman {
 namespace {
@@ -97,6 +98,12 @@ class Examination {
     std::vector<std::string> sources;
     for (const Document& d : in_.test->documents) sources.push_back(d.source);
     kind_names_ = GroupByKind(sources);
+    const auto& groups = in_.tables->gate.groups;
+    KindGrouping group{"group", std::vector<std::string>(sources.size())};
+    for (size_t i = 0; i < sources.size(); ++i) {
+      if (const auto own = GateGroupOf(in_.test->documents[i].tags, groups)) group.kind[i] = groups[*own].name;
+    }
+    if (groups.size() > 1) kind_names_.insert(kind_names_.begin(), std::move(group));
     kinds_.resize(kind_names_.size());
   }
 

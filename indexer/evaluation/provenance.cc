@@ -53,7 +53,8 @@ std::vector<ReportFact> ProvenanceOf(const EvalOptions& options, const LossModel
                                 {"tokenizer, SHA-256", fingerprint.tokenizer_sha256},
                                 {"expert weights, SHA-256", fingerprint.experts_sha256}};
   if (memory != nullptr) AddMemory(*memory, facts);
-  facts.push_back({"corpus", Joined(options.data.corpus)});
+  if (options.data.groups.empty()) facts.push_back({"corpus", Joined(options.data.corpus)});
+  for (const CorpusGroup& group : options.data.groups) facts.push_back({"corpus, " + group.name, Joined(group.paths)});
   if (!options.test_corpus.empty()) facts.push_back({"test corpus", Joined(options.test_corpus)});
   const bool given = !options.data.off_domain.empty();
   const auto& off_domain = given || memory == nullptr ? options.data.off_domain : memory->manifest().off_domain_sources;

@@ -14,6 +14,7 @@ namespace {
 constexpr size_t kNameCharacters = 60;
 
 std::string Heading(const std::string& by) {
+  if (by == "group") return "By group of the memory";
   if (by == "extension") return "By file extension";
   if (by == "folder") return "By folder";
   if (by == "file") return "By file";

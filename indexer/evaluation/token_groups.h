@@ -26,7 +26,7 @@ std::string PositionBinText(size_t bin);  // "5 to 8"
 
 // One way to tell kinds of documents apart.
 struct KindGrouping {
-  std::string by;                 // "extension" and "folder" of files, "file" of .jsonl rows
+  std::string by;  // "extension" and "folder" of files, "file" of .jsonl rows; "group" of a memory with several
   std::vector<std::string> kind;  // by document; empty: this grouping does not apply to it
 };
 

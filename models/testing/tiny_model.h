@@ -231,8 +231,8 @@ inline std::shared_ptr<const RoutingTables> RandomTables(uint32_t hidden, uint32
     tables.gate.pairs = {uint64_t{1} << 32 | 2};
     tables.gate.is_common = {0};
     // The evidence is at most 1, so a ramp from 2 stays shut; one from -1 is open in part everywhere.
-    tables.gate.lo = gate == GateState::kShut ? 2.0f : -1.0f;
-    tables.gate.hi = gate == GateState::kShut ? 3.0f : 2.0f;
+    tables.gate.groups[0].lo = gate == GateState::kShut ? 2.0f : -1.0f;
+    tables.gate.groups[0].hi = gate == GateState::kShut ? 3.0f : 2.0f;
   }
   return MakeTables(std::move(tables));
 }

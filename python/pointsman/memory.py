@@ -144,8 +144,9 @@ class Memory:
 
     @cached_property
     def gate(self) -> dict[str, Any]:
-        """The context gate: enabled, n0, prior, common, lo, hi, window, pairs [P] uint64 ascending (previous token << 32 |
-        token) or None, is_common [P] uint8 or None; formulas in router/c_api.h (pm_gate)."""
+        """The context gate: enabled, n0, common, window, groups [{name, prior, lo, hi}], pairs [P] uint64 ascending
+        (previous token << 32 | token) or None, is_common [P] uint8 or None, pair_groups [P] uint16 (bit j: in group j) or
+        None with one group; formulas in router/c_api.h (pm_gate)."""
         return self._core.gate()
 
     @cached_property

@@ -101,46 +101,59 @@ class TorchLayer:
 
 @dataclass(eq=False)
 class TorchGate:
-    """The context gate of a memory on a device (memory/routing_tables.h, GateView)."""
+    """The context gate of a memory on a device (memory/routing_tables.h, GateView): J groups of documents."""
 
     pairs: Tensor  # [P] int64, ascending: previous token << 32 | token
-    evidence: Tensor  # [P] float64: 1, or `common` where unrelated text has the pair too
+    evidence: Tensor  # [P + 2, J] float64: e of each pair; then of a pair that is not there, and of an unknown token
+    prior: Tensor  # [J] float64
+    lo: Tensor  # [J] float64
+    hi: Tensor  # [J] float64
     enabled: bool = False
     n0: float = 4.0
-    prior: float = 0.0
-    lo: float = 0.0
-    hi: float = 1.0
     window: int = 128
 
     @classmethod
     def from_tables(cls, gate: Any, device: torch.device | str = "cpu") -> "TorchGate":
         """From Memory.gate, or a mapping of the same names; what is absent has the format's default."""
-        pairs = np.asarray(_read(gate, "pairs", ()), dtype=np.uint64).astype(np.int64)
-        is_common = np.asarray(_read(gate, "is_common", ()), dtype=bool)
-        numbers = {name: float(np.float32(_read(gate, name, default))) for name, default in (
-            ("n0", 4.0), ("prior", 0.0), ("common", 0.3), ("lo", 0.0), ("hi", 1.0))}
-        common = numbers.pop("common")
-        evidence = np.where(is_common, common, 1.0).astype(np.float64)
-        return cls(torch.from_numpy(pairs).to(device), torch.from_numpy(evidence).to(device),
-                   enabled=bool(_read(gate, "enabled", False)), window=int(_read(gate, "window", 128)), **numbers)
+        array = lambda name, dtype: np.asarray(() if _read(gate, name, None) is None else _read(gate, name), dtype=dtype)
+        number = lambda source, name, default: float(np.float32(_read(source, name, default)))
+        pairs = array("pairs", np.uint64).astype(np.int64)
+        groups = _read(gate, "groups", None) or [{}]
+        ramps = np.array([[number(group, name, default) for name, default in (("prior", 0.0), ("lo", 0.0), ("hi", 1.0))]
+                          for group in groups])
+        marks = array("pair_groups", np.int64)
+        if marks.size == 0:
+            marks = np.ones(len(pairs), np.int64)  # all are of the one group
+        weight = np.where(array("is_common", bool), number(gate, "common", 0.3), 1.0)
+        evidence = np.where(marks[:, None] >> np.arange(len(groups)) & 1, weight[:, None], 0.0)
+        evidence = np.concatenate((evidence, np.zeros((1, len(groups))), ramps[:, 0][None]))
+        tensors = (torch.from_numpy(np.ascontiguousarray(values)).to(device) for values in (pairs, evidence, *ramps.T))
+        return cls(*tensors, enabled=bool(_read(gate, "enabled", False)), n0=number(gate, "n0", 4.0),
+                   window=int(_read(gate, "window", 128)))
 
-    def evidence_of(self, previous: Tensor, token: Tensor) -> Tensor:
-        """float64 of the shape of both: e of each token, given the one before it; negative ones are unknown."""
+    @property
+    def unknown(self) -> int:
+        """The row of `evidence` of a token that is not known."""
+        return self.pairs.numel() + 1
+
+    def places_of(self, previous: Tensor, token: Tensor) -> Tensor:
+        """int64 of the shape of both: the row of `evidence` of each token, given the one before; negative: unknown."""
         unknown = (previous < 0) | (token < 0)
-        if self.pairs.numel() == 0:
-            return torch.where(unknown, self.prior, 0.0).to(torch.float64)
+        count = self.pairs.numel()
+        if count == 0:
+            return torch.where(unknown, self.unknown, 0)
         pair = (previous.clamp_min(0) << 32) | token.clamp_min(0)
-        place = torch.searchsorted(self.pairs, pair.contiguous()).clamp_max(self.pairs.numel() - 1)
-        found = torch.where(self.pairs[place] == pair, self.evidence[place], 0.0)
-        return torch.where(unknown, self.prior, found)
+        place = torch.searchsorted(self.pairs, pair.contiguous()).clamp_max(count - 1)
+        return torch.where(unknown, self.unknown, torch.where(self.pairs[place] == pair, place, count))
 
     def value(self, sums: Tensor, count: Tensor) -> Tensor:
-        """G (fp32) where the last `count` tokens, `window` of them at most, have evidence that sums to `sums`."""
-        mean = (self.n0 * self.prior + sums) / (self.n0 + count)
+        """G (fp32) where the last `count` tokens [...], `window` of them at most, have evidence that sums to `sums`
+        [..., J]."""
+        mean = (self.n0 * self.prior + sums) / (self.n0 + count[..., None])
         width = self.hi - self.lo
-        ramp = (mean - self.lo) / width if width != 0 else torch.ones_like(mean)
+        ramp = torch.where(width != 0, (mean - self.lo) / torch.where(width != 0, width, 1.0), 1.0)
         ramp = torch.where(mean >= self.hi, 1.0, ramp)
-        return torch.where(mean > self.lo, ramp, 0.0).float()  # NaN: 0
+        return torch.where(mean > self.lo, ramp, 0.0).amax(-1).float()  # NaN: 0
 
 
 def _transform(layer: TorchLayer, hidden: Tensor) -> Tensor:
@@ -359,7 +372,7 @@ class TorchRouter:
         self.max_slots, self.max_positions = max_slots, max_positions
         shape = (max_slots + 1, max_positions)
         self._tokens = torch.full(shape, -1, dtype=torch.long, device=self.device)
-        self._evidence = torch.zeros(shape, dtype=torch.float64, device=self.device)
+        self._places = torch.zeros(shape, dtype=torch.long, device=self.device)  # of the evidence in the memory's gate
         self._strength = torch.zeros(max_slots + 1, device=self.device)
         self._writes = torch.zeros(max_slots + 1, dtype=torch.bool, device=self.device)
         self._memory_of = torch.zeros(max_slots + 1, dtype=torch.long, device=self.device)  # 0: none
@@ -388,7 +401,7 @@ class TorchRouter:
         self._memory_of[free] = index
         self._writes[free] = not shadow
         self._tokens[free] = -1
-        self._evidence[free] = memory.gate.prior if memory is not None else 0.0
+        self._places[free] = memory.gate.unknown if memory is not None else 0
         self.set_strength(free, strength)
         self.set_session(free, session)
         return free
@@ -439,12 +452,13 @@ class TorchRouter:
             if not memory.gate.enabled:
                 gate = torch.where(here, 1.0, gate)
                 continue
-            old = self._evidence[slots, positions]
-            self._evidence[slots, positions] = torch.where(here, memory.gate.evidence_of(before, tokens), old)
+            old = self._places[slots, positions]
+            self._places[slots, positions] = torch.where(here, memory.gate.places_of(before, tokens), old)
             window = positions[:, None] - torch.arange(memory.gate.window, device=self.device)
-            seen = torch.where(window >= 0, self._evidence[slots[:, None], window.clamp_min(0)], 0.0)
+            places = torch.where(here[:, None], self._places[slots[:, None], window.clamp_min(0)], 0)
+            seen = torch.where((window >= 0)[..., None], memory.gate.evidence[places], 0.0)
             count = (positions + 1).clamp_max(memory.gate.window)
-            gate = torch.where(here, memory.gate.value(seen.sum(-1), count), gate)
+            gate = torch.where(here, memory.gate.value(seen.sum(1), count), gate)
         return TorchStep(slots, positions, tokens, gate)
 
     def route(self, step: TorchStep, layer: int, hidden: Tensor, logits: Tensor) -> Tensor:

@@ -78,8 +78,8 @@ std::shared_ptr<const RoutingTables> RandomMemory(const MoeConfig& shape, const 
     tables.layers.push_back(std::move(layer));
   }
   tables.gate.enabled = true;
-  tables.gate.lo = -3;  // below all evidence
-  tables.gate.hi = -2;
+  tables.gate.groups[0].lo = -3;  // below all evidence
+  tables.gate.groups[0].hi = -2;
   const auto token = [&] { return random() % static_cast<uint64_t>(shape.vocab_size); };
   std::set<uint64_t> pairs;
   for (size_t i = 0; i < kGatePairs; ++i) pairs.insert(token() << 32 | token());

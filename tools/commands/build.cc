@@ -9,9 +9,9 @@
 namespace pointsman {
 namespace {
 
-BuildOptions BuildOptionsOf(const Settings& settings) {
+Result<BuildOptions> BuildOptionsOf(const Settings& settings) {
   BuildOptions options;
-  options.data = CorpusOptionsOf(settings);
+  POINTSMAN_TRY(options.data, CorpusOptionsOf(settings));
   options.kind = settings.Text("kind");
   options.preset = settings.Text("preset");
   options.blend = settings.Text("blend");
@@ -60,7 +60,7 @@ std::string ToText(const BuildReport& report, const std::string& out) {
 }  // namespace
 
 Result<Output> RunBuild(const Settings& settings) {
-  BuildOptions options = BuildOptionsOf(settings);
+  POINTSMAN_TRY(BuildOptions options, BuildOptionsOf(settings));
   options.out = settings.Path("out");
   options.resume = settings.Flag("resume");
   options.min_gain = settings.Real("min-gain");
@@ -71,7 +71,8 @@ Result<Output> RunBuild(const Settings& settings) {
 }
 
 Result<Output> RunPlan(const Settings& settings) {
-  POINTSMAN_TRY(const PlanReport report, Plan({.build = BuildOptionsOf(settings)}));
+  POINTSMAN_TRY(const BuildOptions options, BuildOptionsOf(settings));
+  POINTSMAN_TRY(const PlanReport report, Plan({.build = options}));
   return Output{.json = ToJson(report), .text = ToTable(report), .exit_code = 0};
 }
 

@@ -87,7 +87,7 @@ void AddSettings(const Settings& settings, EvalReport& report) {
 
 Result<Output> RunEval(const Settings& settings) {
   EvalOptions options;
-  options.data = CorpusOptionsOf(settings);
+  POINTSMAN_TRY(options.data, CorpusOptionsOf(settings));
   options.memory = settings.Path("memory");
   options.test_corpus = settings.Texts("test-corpus");
   POINTSMAN_TRY(options.host, HostOptionsOf(settings));
@@ -102,7 +102,7 @@ Result<Output> RunEval(const Settings& settings) {
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_TRY(options.task, TaskOptionsOf(settings));
   POINTSMAN_CHECK_OK(CheckVariants(options.variants));
-  if (options.memory.empty() && options.data.corpus.empty()) {
+  if (options.memory.empty() && options.data.corpus.empty() && options.data.groups.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus PATH is missing: give it, or a --memory that knows its own"};
   }
   options.passages = settings.Has("report");
@@ -110,7 +110,9 @@ Result<Output> RunEval(const Settings& settings) {
   POINTSMAN_TRY(EvalReport report, Evaluate(options));
   if (settings.Has("report")) {
     AddSettings(settings, report);
-    const std::string title = options.memory.empty() ? options.data.corpus.front() : options.memory.string();
+    const CorpusOptions& data = options.data;
+    const std::string& text = data.corpus.empty() ? data.groups.front().name : data.corpus.front();
+    const std::string title = options.memory.empty() ? text : options.memory.string();
     POINTSMAN_CHECK_OK(FileSystem::Real().WriteAtomically(settings.Path("report"), ToHtml(report, title)));
   }
   Output output{.json = ToJson(report), .text = ToTable(report, isatty(STDOUT_FILENO) != 0), .exit_code = 0};
@@ -122,7 +124,7 @@ Result<Output> RunEval(const Settings& settings) {
 
 Result<Output> RunProbe(const Settings& settings) {
   ProbeOptions options;
-  options.data = CorpusOptionsOf(settings);
+  POINTSMAN_TRY(options.data, CorpusOptionsOf(settings));
   options.sample_tokens = static_cast<uint64_t>(settings.Integer("sample-tokens"));
   options.min_gain = settings.Real("min-gain");
   POINTSMAN_TRY(const ProbeReport report, Probe(options));

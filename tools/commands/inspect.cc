@@ -39,6 +39,26 @@ std::string LayerText(const LayerView& layer) {
       layer.router_delta.empty() ? "" : ", router delta", layer.token_table.empty() ? "" : ", token table");
 }
 
+nlohmann::json GroupsJson(const GateView& gate) {
+  nlohmann::json groups = nlohmann::json::array();
+  for (const GateGroup& group : gate.groups) {
+    groups.push_back({{"name", group.name}, {"lo", group.lo}, {"hi", group.hi}});
+  }
+  return groups;
+}
+
+std::string GateText(const GateView& gate) {
+  if (!gate.enabled) return "gate: none, the memory acts on any text\n";
+  const auto ramp = [](const GateGroup& group) {
+    return fmt::format("shut below a mean evidence of {:.3f}, open above {:.3f}\n", group.lo, group.hi);
+  };
+  const std::string pairs = fmt::format("gate: {} token pairs, ", FormatCount(gate.pairs.size()));
+  if (gate.groups.size() == 1) return pairs + ramp(gate.groups.front());
+  std::string text = pairs + "open for any of these groups of documents\n";
+  for (const GateGroup& group : gate.groups) text += fmt::format("  {}: {}", group.name, ramp(group));
+  return text;
+}
+
 // null without an output memory.
 nlohmann::json OutputJson(const OutputView& output) {
   if (!output.enabled) return nullptr;
@@ -84,9 +104,8 @@ Output WholeMemory(const Memory& memory) {
                  {"has_text", manifest.has_text},
                  {"gate",
                   {{"enabled", tables.gate.enabled},
-                   {"lo", tables.gate.lo},
-                   {"hi", tables.gate.hi},
-                   {"token_pairs", tables.gate.pairs.size()}}},
+                   {"token_pairs", tables.gate.pairs.size()},
+                   {"groups", GroupsJson(tables.gate)}}},
                  {"output", OutputJson(tables.output)},
                  {"settings", manifest.settings},
                  {"verdict", VerdictJson(manifest.verdict)},
@@ -105,10 +124,7 @@ Output WholeMemory(const Memory& memory) {
   }
   text += fmt::format("bytes: {} to route with, {} of truth\n", FormatCount(stats.derived_bytes),
                       FormatCount(stats.truth_bytes));
-  text += tables.gate.enabled
-              ? fmt::format("gate: {} token pairs, shut below a mean evidence of {:.3f}, open above {:.3f}\n",
-                            FormatCount(tables.gate.pairs.size()), tables.gate.lo, tables.gate.hi)
-              : std::string("gate: none, the memory acts on any text\n");
+  text += GateText(tables.gate);
   for (const LayerView& layer : tables.layers) {
     output.json["layers"].push_back(LayerJson(layer));
     text += LayerText(layer);

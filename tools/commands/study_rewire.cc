@@ -6,6 +6,7 @@
 #include <memory>
 #include <set>
 
+#include "indexer/corpus_group.h"
 #include "indexer/evaluation/rerouting_study.h"
 #include "indexer/job.h"
 #include "indexer/progress.h"
@@ -17,32 +18,6 @@
 
 namespace pointsman {
 namespace {
-
-// NAME=PATH
-Status CheckText(const std::string& given) {
-  const size_t equals = given.find('=');
-  if (equals != 0 && equals != std::string::npos && equals + 1 != given.size()) return {};
-  return Error{ErrorCode::kInvalidArgument, "--text " + given + ": use NAME=PATH, such as prose=docs/"};
-}
-
-struct NamedPaths {
-  std::string name;
-  std::vector<std::string> paths;
-};
-
-// In the order of their first mention; a name that is given again has several paths.
-Result<std::vector<NamedPaths>> TextsOf(const Settings& settings) {
-  std::vector<NamedPaths> texts;
-  for (const std::string& given : settings.Texts("text")) {
-    POINTSMAN_CHECK_OK(CheckText(given));
-    const size_t equals = given.find('=');
-    const std::string name = given.substr(0, equals);
-    auto found = std::find_if(texts.begin(), texts.end(), [&](const NamedPaths& text) { return text.name == name; });
-    if (found == texts.end()) found = texts.insert(texts.end(), {name, {}});
-    found->paths.push_back(given.substr(equals + 1));
-  }
-  return texts;
-}
 
 // What the memory knows: text like it must not be scored under it.
 Result<std::vector<Document>> DocumentsOf(const Memory& memory) {
@@ -81,7 +56,7 @@ Result<std::vector<StudySetting>> ChosenSettings(const Settings& settings, const
 Result<Output> RunStudyRewire(const Settings& settings) {
   POINTSMAN_TRY(const ReroutingOptions base, ReroutingOptionsOf(settings));
   POINTSMAN_TRY(std::vector<StudySetting> grid, ChosenSettings(settings, base));
-  POINTSMAN_TRY(const std::vector<NamedPaths> named, TextsOf(settings));
+  POINTSMAN_TRY(const std::vector<CorpusGroup> named, ParseCorpusGroups("--text", settings.Texts("text")));
   CorpusOptions options;
   options.model = settings.Path("model");
   options.seed = static_cast<uint64_t>(settings.Integer("seed"));
@@ -101,7 +76,7 @@ Result<Output> RunStudyRewire(const Settings& settings) {
   }
   const auto windows = static_cast<uint32_t>(settings.Integer("windows"));
   std::vector<StudyText> texts;
-  for (const NamedPaths& text : named) {
+  for (const CorpusGroup& text : named) {
     POINTSMAN_TRY(StudyText loaded, LoadStudyText(*model, options, text.name, text.paths, windows, known));
     texts.push_back(std::move(loaded));
   }

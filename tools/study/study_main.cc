@@ -9,10 +9,11 @@
 // builder's own search finds, and under it gain on the test split and damage on the other half of the unrelated text.
 // kind=full_finetune and kind=router_finetune are the baselines, at their `rate`; layers=N trains the last N layers
 // alone (prototypes), bits=4 rounds the finished values to 4 bits. Prototypes that differ in bits or neighbours alone
-// are trained once. With --gate-curve a line also has gain and damage along the quantiles of the unrelated text at
-// which the gate's ramp begins, for several weights of the prior. With --group NAME=PATH,PATH in place of --corpus,
-// several times, one memory is made of equal parts of all groups, and a line has each group's gain under the gate that
-// all share (its damage is the line's own) and under one of its own pairs.
+// are trained once; so are those that differ in n0, the gate's weight of the prior. With --gate-curve a line also has
+// gain and damage along the quantiles of the unrelated text at which the gate's ramp begins, for several weights of the
+// prior. With --group NAME=PATH in place of --corpus, several times, one memory is made of equal parts of all groups;
+// `gated` is then under the gate that opens for any group, and a line also has `shared`, under one ramp for the pairs
+// of all, and each group's gain under both and under a gate of its own pairs alone.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -21,6 +22,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -29,6 +31,7 @@
 
 #include "indexer/calibrate.h"
 #include "indexer/candidates.h"
+#include "indexer/corpus_group.h"
 #include "indexer/evaluation/scorer.h"
 #include "indexer/evaluation/scoring.h"
 #include "indexer/gate_search.h"
@@ -48,6 +51,7 @@ struct Config {
   double still = kStillWeight;
   int32_t layers = 0;  // 0: all
   int32_t bits = 8;    // of the values
+  GateOptions gate;
   PrototypeOptions prototypes;
   EntryOptions entries;
   CandidateOptions training;
@@ -59,6 +63,7 @@ Status Set(Config& config, const std::string& key, const std::string& value) {
       {"layers", [&](double v) { config.layers = static_cast<int32_t>(v); }},
       {"bits", [&](double v) { config.bits = static_cast<int32_t>(v); }},
       {"still", [&](double v) { config.still = v; }},
+      {"n0", [&](double v) { config.gate.n0 = static_cast<float>(v); }},
       {"rate", [&](double v) { config.rate = v; }},
       {"noise", [&](double v) { config.training.noise = v; }},
       {"batch", [&](double v) { config.training.batch_sequences = static_cast<uint32_t>(v); }},
@@ -125,7 +130,7 @@ Result<std::vector<Config>> ParseConfigs(const std::string& text, const Config& 
       }
       const std::string key = item.substr(0, equals);
       POINTSMAN_CHECK_OK(Set(config, key, item.substr(equals + 1)));
-      if (key != "bits" && key != "neighbours") config.trained += item + ",";
+      if (key != "bits" && key != "neighbours" && key != "n0") config.trained += item + ",";
     }
     if (config.kind == "entries") config.trained = one;  // they are trained through their neighbours
     configs.push_back(std::move(config));
@@ -149,12 +154,7 @@ struct StudyFlags {
   bool gate_curve = false;
 };
 
-struct NamedPaths {
-  std::string name;
-  std::vector<std::string> paths;
-};
-
-// A part of the corpus that may have a gate of its own.
+// A part of the corpus.
 struct Group {
   std::string name;
   ReferenceSet text;  // sequences only
@@ -166,11 +166,9 @@ class Study {
   Study(const CorpusOptions& data, const MoeModel& model, const StudyFlags& flags)
       : data_(data), model_(model), flags_(flags) {}
 
-  Status Run(const std::vector<Config>& configs, const std::vector<NamedPaths>& groups) {
-    if (groups.empty()) {
-      POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
-    }
-    for (const NamedPaths& group : groups) POINTSMAN_CHECK_OK(LoadGroup(group, groups.size()));
+  Status Run(const std::vector<Config>& configs) {
+    POINTSMAN_TRY(corpus_, LoadCorpus(model_, data_));
+    for (const CorpusGroup& group : data_.groups) POINTSMAN_CHECK_OK(AddGroup(group.name));
     std::vector<std::string> sources;
     POINTSMAN_TRY(general_, LoadGeneralText(model_, data_, &sources));
     test_ = MakeScoredText(model_, corpus_.documents, SplitRole::kTest);
@@ -195,22 +193,18 @@ class Study {
     return ScoreVariant("frozen", model_, hooks, errors, test, damage_half_, Scoring());
   }
 
-  // Adds an equal part of a group's text to the corpus.
-  Status LoadGroup(const NamedPaths& named, size_t groups) {
-    CorpusOptions part = data_;
-    part.corpus = named.paths;
-    part.max_tokens /= groups;
-    part.max_test_tokens /= groups;
-    POINTSMAN_TRY(const Corpus loaded, LoadCorpus(model_, part));
-    Group group{named.name, {}, MakeScoredText(model_, loaded.documents, SplitRole::kTest)};
+  Status AddGroup(const std::string& name) {
+    std::vector<Document> documents;
+    std::ranges::copy_if(corpus_.documents, std::back_inserter(documents),
+                         [&](const Document& d) { return d.tags.front() == name; });
+    Group group{name, {}, MakeScoredText(model_, documents, SplitRole::kTest)};
     if (group.test.sequences.empty()) {
       return Error{ErrorCode::kInvalidArgument,
-                   "--group " + named.name + ": no text is left to test on; give more documents"};
+                   "--group " + name + ": no text is left to test on; give more documents"};
     }
-    group.text.reference = MakeScoredText(model_, loaded.documents, SplitRole::kReference).sequences;
-    group.text.calibration = MakeScoredText(model_, loaded.documents, SplitRole::kCalibration).sequences;
+    group.text.reference = MakeScoredText(model_, documents, SplitRole::kReference).sequences;
+    group.text.calibration = MakeScoredText(model_, documents, SplitRole::kCalibration).sequences;
     groups_.push_back(std::move(group));
-    corpus_.documents.insert(corpus_.documents.end(), loaded.documents.begin(), loaded.documents.end());
     return {};
   }
 
@@ -219,6 +213,7 @@ class Study {
     ReferenceOptions options;
     options.key_dim = key_dim;
     options.threads = data_.threads;
+    options.groups = GroupNames(data_.groups);
     POINTSMAN_TRY(ReferenceSet set, MakeReferenceSet(model_, corpus_.documents, options));
     return &sets_.emplace(key_dim, std::move(set)).first->second;
   }
@@ -272,13 +267,24 @@ class Study {
     }
     if (flags_.gate) {
       GateSearchOptions options;
+      options.gate = config.gate;
       options.seed = config.training.seed;
       options.threads = data_.threads;
+      std::vector<Candidate> shared = candidates;
       POINTSMAN_CHECK_OK(SearchGates(model_, *set, learned_.sequences, gate_half_, options, candidates));
       POINTSMAN_TRY(line["gated"], GainAndDamage(candidate.tables));
-      line["gate"] = {{"lo", candidate.tables.gate.lo}, {"hi", candidate.tables.gate.hi}};
+      for (const GateGroup& group : candidate.tables.gate.groups) {
+        line["gate"].push_back({{"name", group.name}, {"lo", group.lo}, {"hi", group.hi}});
+      }
+      if (!groups_.empty()) {
+        ReferenceSet one;
+        one.reference = set->reference;
+        one.calibration = set->calibration;
+        POINTSMAN_CHECK_OK(SearchGates(model_, one, learned_.sequences, gate_half_, options, shared));
+        POINTSMAN_TRY(line["shared"], GainAndDamage(shared.front().tables));
+      }
       for (const Group& group : groups_) {
-        POINTSMAN_TRY(line["groups"][group.name], UnderBothGates(group, candidate, options));
+        POINTSMAN_TRY(line["groups"][group.name], UnderAllGates(group, candidate, shared.front(), options));
       }
     }
     line["bytes_per_token"] =
@@ -288,15 +294,16 @@ class Study {
     return {};
   }
 
-  // `shared` has the gate of all groups.
-  Result<nlohmann::json> UnderBothGates(const Group& group, const Candidate& shared,
-                                        const GateSearchOptions& options) const {
+  // `any` opens for each group, `shared` has one ramp for the pairs of all.
+  Result<nlohmann::json> UnderAllGates(const Group& group, const Candidate& any, const Candidate& shared,
+                                       const GateSearchOptions& options) const {
     POINTSMAN_TRY(const VariantRun frozen, Score({}, nullptr, group.test));
     std::vector<Candidate> own{shared};
     own.front().tables.gate = {};
     POINTSMAN_TRY(const nlohmann::json ungated, GainAndDamage(own.front().tables, group.test, frozen));
     POINTSMAN_CHECK_OK(SearchGates(model_, group.text, learned_.sequences, gate_half_, options, own));
     nlohmann::json result{{"ungated", ungated}};
+    POINTSMAN_TRY(result["any"], GainAndDamage(any.tables, group.test, frozen));
     POINTSMAN_TRY(result["shared"], GainAndDamage(shared.tables, group.test, frozen));
     POINTSMAN_TRY(result["own"], GainAndDamage(own.front().tables, group.test, frozen));
     return result;
@@ -323,8 +330,8 @@ class Study {
     for (const float n0 : {1.0f, 4.0f, 16.0f}) {
       GateOptions options;
       options.n0 = n0;
-      POINTSMAN_TRY(tables.gate, MakeGate(set.reference, learned_.sequences, options));
-      const GateSamples samples = SampleGate(tables.gate, set.calibration, gate_half_.sequences);
+      POINTSMAN_TRY(tables.gate, MakeGate(set.reference, learned_.sequences, set.gate_groups, options));
+      const GateSamples samples = SampleGate(tables.gate, set.calibration, gate_half_.sequences, set.gate_groups);
       for (const double quantile : {0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0}) {
         SetRamp(samples, {quantile, GateQuantiles{}.related}, tables.gate);
         POINTSMAN_TRY(nlohmann::json point, GainAndDamage(tables));
@@ -395,8 +402,8 @@ int Main(int argc, char** argv) {
   StudyFlags flags;
   CLI::App app{"Trains configurations of a memory on one corpus; one JSON line each"};
   app.add_option("--model", model, "the model's directory")->required();
-  auto* corpus = app.add_option("--corpus", data.corpus, "files or folders");
-  app.add_option("--group", groups, "NAME=PATH,PATH: part of one memory's corpus; several times")->excludes(corpus);
+  app.add_option("--corpus", data.corpus, "files or folders");
+  app.add_option("--group", groups, "NAME=PATH: part of one memory's corpus; several times");
   app.add_option("--off-domain", data.off_domain, "unrelated text");
   app.add_option("--max-tokens", data.max_tokens, "of reference text");
   app.add_option("--max-test-tokens", data.max_test_tokens, "of the test split");
@@ -416,20 +423,10 @@ int Main(int argc, char** argv) {
   base.training.seed = data.seed;
   const auto run = [&]() -> Status {
     POINTSMAN_TRY(const std::vector<Config> parsed, ParseConfigs(configs, base));
-    std::vector<NamedPaths> named;
-    for (const std::string& group : groups) {
-      const size_t equals = std::min(group.find('='), group.size());
-      named.push_back({group.substr(0, equals), Split(group.substr(std::min(equals + 1, group.size())), ',')});
-      if (named.back().name.empty() || named.back().paths.empty()) {
-        return Error{ErrorCode::kInvalidArgument, "--group " + group + ": write NAME=PATH, or NAME=PATH,PATH"};
-      }
-    }
-    if (named.empty() && data.corpus.empty()) {
-      return Error{ErrorCode::kInvalidArgument,
-                   "--corpus is missing: give files or folders, or some --group NAME=PATH"};
-    }
+    POINTSMAN_TRY(data.groups, ParseCorpusGroups("--group", groups));
+    POINTSMAN_CHECK_OK(CheckCorpus(data));
     POINTSMAN_TRY(const std::unique_ptr<MoeModel> loaded, LoadModel(data));
-    return Study(data, *loaded, flags).Run(parsed, named);
+    return Study(data, *loaded, flags).Run(parsed);
   };
   if (const Status status = run(); !status.ok()) {
     std::fprintf(stderr, "pointsman_study: %s\n", status.error().message.c_str());

@@ -31,7 +31,7 @@ class TextSoFar:
         self.last = whole(UNKNOWN)  # the last token up to here
         self.index = whole(0)  # tokens up to here, padding aside
         self.start = whole(0)  # of them before the document that this one belongs to (packed batches)
-        self.sums: dict[TorchGate, Tensor] = {}  # running sums of the evidence, float64
+        self.sums: dict[TorchGate, Tensor] = {}  # running sums of the evidence [B, L, groups], float64
         self.real = whole(0).bool()
 
     _ARRAYS = ("tokens", "previous", "last", "index", "start", "real")
@@ -89,8 +89,8 @@ class TextSoFar:
         known = self.sums.get(gate)
         begin = known.shape[1] if known is not None else 0
         fresh = slice(begin, self.length)
-        evidence = gate.evidence_of(self.previous[:, fresh], self.tokens[:, fresh])
-        evidence = torch.where(self.real[:, fresh], evidence, 0.0)
+        evidence = gate.evidence[gate.places_of(self.previous[:, fresh], self.tokens[:, fresh])]
+        evidence = torch.where(self.real[:, fresh, None], evidence, 0.0)
         if known is None or begin == 0:
             sums = evidence.cumsum(1)
         else:  # in the order of one sum over all columns, so that prefill and decode agree to the bit
@@ -101,7 +101,8 @@ class TextSoFar:
         count = (index - self.start[:, used])[:, recent].clamp_max(gate.window)
         first = (index[:, recent] - count).contiguous()  # tokens before the window
         column = torch.searchsorted(index, first).clamp_max(self.length - 1)
-        before = torch.where(first > 0, sums.gather(1, column), 0.0)
+        at_column = column[..., None].expand(-1, -1, sums.shape[2])
+        before = torch.where((first > 0)[..., None], sums.gather(1, at_column), 0.0)
         return torch.where(self.real[:, recent], gate.value(sums[:, recent] - before, count), 0.0)
 
 
