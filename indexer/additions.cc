@@ -62,7 +62,7 @@ class Addition {
   Status Train();
   void AppendRows();
   Status AppendOutput();
-  void JoinGroup(Document& document);
+  void JoinGroup(Document& document, std::map<std::string, uint64_t>& joined) const;
   Status ExtendGate();
   Status WriteTruth();
   Status Publish();
@@ -115,13 +115,19 @@ Status Addition::Read() {
                              options_.name)};
   }
   const int64_t now = std::time(nullptr);
+  std::map<std::string, uint64_t> joined;
   for (Document& document : read.documents) {
     if (!options_.name.empty()) document.source = options_.name;
     document.tags = options_.tags;
     document.added_unix_s = now;
     document.expires_unix_s = options_.ttl_s > 0 ? now + options_.ttl_s : 0;
-    JoinGroup(document);
+    JoinGroup(document, joined);
     report_.tokens += document.tokens.size();
+  }
+  for (const auto& [group, count] : joined) {
+    report_.notes.push_back(fmt::format(
+        "{} documents have no tag of a group and joined {}, where most of their token pairs stand; --tag GROUP chooses",
+        count, group));
   }
   report_.documents = std::move(read.documents);
   sequences_ = MakeSequences(report_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));
@@ -132,9 +138,9 @@ Status Addition::Read() {
   return {};
 }
 
-void Addition::JoinGroup(Document& document) {
+void Addition::JoinGroup(Document& document, std::map<std::string, uint64_t>& joined) const {
   const GateView& gate = published_->gate;
-  if (GateGroupOf(document.tags, gate.groups)) return;
+  if (GroupOfTags(document.tags, GroupNames(gate.groups))) return;
   std::vector<double> evidence(gate.groups.size()), sums(gate.groups.size(), 0.0);
   for (size_t i = 1; i < document.tokens.size(); ++i) {
     GateEvidence(gate, document.tokens[i - 1], document.tokens[i], evidence);
@@ -142,10 +148,7 @@ void Addition::JoinGroup(Document& document) {
   }
   const auto nearest = std::ranges::max_element(sums) - sums.begin();
   document.tags.push_back(gate.groups[nearest].name);
-  report_.notes.push_back(
-      fmt::format("{}: no tag names a group of the memory; it joined {}, whose text has most of its "
-                  "token pairs",
-                  document.source, document.tags.back()));
+  joined[document.tags.back()] += 1;
 }
 
 Status Addition::Train() {
@@ -262,8 +265,7 @@ Status Addition::ExtendGate() {
         "--off-domain "
         "names other text");
   }
-  std::vector<std::string> names;
-  for (const GateGroup& group : gate.groups) names.push_back(group.name);
+  const std::vector<std::string> names = GroupNames(gate.groups);
   POINTSMAN_TRY(const DocumentGroups groups, GroupsOf(report_.documents, names));
   POINTSMAN_TRY(const OwnedGate fresh, MakeGate(sequences_, unrelated, groups, {}));
   struct Marks {

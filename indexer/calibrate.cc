@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "indexer/evaluation/statistics.h"
+#include "indexer/gate_shares.h"
 #include "router/context_gate.h"
 
 namespace pointsman {
@@ -123,15 +124,24 @@ GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related,
 
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate) {
   const size_t groups = gate.groups.size();
-  const double unrelated =
-      groups == 1 ? quantiles.unrelated : 1 - (1 - quantiles.unrelated) / static_cast<double>(groups);
   for (size_t j = 0; j < groups; ++j) {
     gate.groups[j].prior = static_cast<float>(MeanEvidence(samples.unrelated, j, groups));
-    const GateView view = ViewOf(gate);
-    const auto low = WindowMeans(samples.unrelated, view, j, kSettledUnrelated, /*own=*/false);
-    const auto high = WindowMeans(samples.related, view, j, kSettledRelated, /*own=*/true);
+  }
+  const GateView view = ViewOf(gate);
+  std::vector<GroupMeans> means;
+  for (size_t j = 0; j < groups; ++j) {
+    means.push_back({.unrelated = WindowMeans(samples.unrelated, view, j, kSettledUnrelated, /*own=*/false),
+                     .own = WindowMeans(samples.related, view, j, kSettledRelated, /*own=*/true)});
+  }
+  std::vector<double> at{quantiles.unrelated};
+  if (groups > 1) {
+    at = DivideShare(1 - quantiles.unrelated, means);
+    for (double& share : at) share = 1 - share;
+  }
+  for (size_t j = 0; j < groups; ++j) {
+    const auto& [low, high] = means[j];
     GateGroup& group = gate.groups[j];
-    group.lo = low.empty() ? group.prior : static_cast<float>(Quantile(low, unrelated));
+    group.lo = low.empty() ? group.prior : static_cast<float>(Quantile(low, at[j]));
     group.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
     group.hi = std::max(group.hi, group.lo + kMinRamp);
   }
@@ -139,14 +149,22 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
 
 double Openness(std::span<const SequenceEvidence> evidence, const OwnedGate& gate) {
   const GateView view = ViewOf(gate);
-  double sum = 0;
-  size_t tokens = 0;
+  struct Total {
+    double sum = 0;
+    size_t tokens = 0;
+  };
+  std::map<uint32_t, Total> by_group;
   for (const SequenceEvidence& s : evidence) {
-    const std::vector<float> values = GateValues(s, view);
-    for (float value : values) sum += value;
-    tokens += values.size();
+    Total& total = by_group[s.group];
+    for (float value : GateValues(s, view)) {
+      total.sum += value;
+      ++total.tokens;
+    }
   }
-  return tokens == 0 ? 0 : sum / static_cast<double>(tokens);
+  std::erase_if(by_group, [](const auto& entry) { return entry.second.tokens == 0; });
+  double sum = 0;
+  for (const auto& [group, total] : by_group) sum += total.sum / static_cast<double>(total.tokens);
+  return by_group.empty() ? 0 : sum / static_cast<double>(by_group.size());
 }
 
 Result<std::optional<GateQuantiles>> SetMostOpenRamp(const GateSamples& samples, const HarmlessRamp& harmless,

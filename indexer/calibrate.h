@@ -3,8 +3,8 @@
 //
 // The gate's evidence is token pairs (memory/routing_tables.h): no model is asked, and nothing that the memory changes
 // can move it. So the pairs are counted once, and tightening moves only lo and hi.
-// Where the memory has groups of documents, each has a ramp of its own at the same quantiles. Any of them opens the
-// gate, so that of J groups each leaves a J-th of the unrelated text that one alone would leave above its `lo`.
+// Where the memory has groups of documents, each has a ramp of its own. Any of them opens the gate, so they divide the
+// share of unrelated text above `lo` that one gate would have (gate_shares.h).
 #pragma once
 
 #include <cstddef>
@@ -50,11 +50,12 @@ Result<OwnedGate> MakeGate(std::span<const Sequence> reference, std::span<const 
                            const DocumentGroups& groups, const GateOptions& options);
 GateSamples SampleGate(const OwnedGate& gate, std::span<const Sequence> related, std::span<const Sequence> unrelated,
                        const DocumentGroups& groups);
-// Sets prior, lo and hi of each group from the samples. A ramp is at least kMinRamp wide.
+// Sets prior, lo and hi of each group from the samples. A ramp is at least kMinRamp wide. With a larger share of
+// unrelated text no group's lo is higher.
 void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGate& gate);
 inline constexpr float kMinRamp = 0.002f;
 
-// Mean G over all tokens of some samples.
+// Mean G over all tokens of some samples; of several groups' samples, the mean of each group's.
 double Openness(std::span<const SequenceEvidence> evidence, const OwnedGate& gate);
 
 // Sets the ramp that opens most on related text among those of a grid of quantiles that `harmless` accepts, and returns

@@ -135,6 +135,70 @@ TEST(CalibrateTest, EachGroupHasARampOfItsOwnAndAllTogetherOneGroupsShareOfUnrel
   }
 }
 
+// G of every token of a group's samples, as a ramp of 1.
+std::vector<double> OpennessOfEach(const std::vector<SequenceEvidence>& samples, const OwnedGate& gate) {
+  std::vector<double> open;
+  for (const SequenceEvidence& one : samples) open.push_back(Openness(std::span(&one, 1), gate));
+  return open;
+}
+
+// What the search among ramps rests on.
+TEST(CalibrateTest, MoreUnrelatedTextMakesNoGroupsRampBeginLaterAndASofterOneOpensNothing) {
+  const GateSamples samples = TwoGroups();
+  OwnedGate gate;
+  gate.groups = {{.name = "sums"}, {.name = "logs"}};
+  constexpr double kUnrelated[] = {1.0, 0.9995, 0.999, 0.998, 0.995, 0.99, 0.985, 0.98, 0.9, 0.8};
+  for (const double related : {0.0, 0.25, 0.9}) {
+    std::vector<GateGroup> before;
+    std::vector<double> open_before(samples.unrelated.size(), 0.0);
+    for (const double unrelated : kUnrelated) {
+      SetRamp(samples, {unrelated, related}, gate);
+      const std::vector<double> open = OpennessOfEach(samples.unrelated, gate);
+      for (size_t j = 0; j < before.size(); ++j) EXPECT_LE(gate.groups[j].lo, before[j].lo) << unrelated;
+      for (size_t i = 0; i < open.size(); ++i) EXPECT_GE(open[i], open_before[i]) << unrelated << " " << i;
+      before = gate.groups;
+      open_before = open;
+    }
+    // At the lo of any share a larger `related` opens no text wider.
+    OwnedGate softer = gate;
+    SetRamp(samples, {kUnrelated[7], related}, gate);
+    SetRamp(samples, {kUnrelated[7], related + 0.1}, softer);
+    const auto steep = OpennessOfEach(samples.unrelated, gate), soft = OpennessOfEach(samples.unrelated, softer);
+    for (size_t i = 0; i < soft.size(); ++i) EXPECT_LE(soft[i], steep[i]);
+  }
+}
+
+TEST(CalibrateTest, TheMostOpenHarmlessRampOfTwoGroupsIsFound) {
+  const GateSamples samples = TwoGroups();
+  const auto shut_enough = [&](const OwnedGate& gate) { return Openness(samples.unrelated, gate) < 0.0005; };
+  OwnedGate gate, other;
+  gate.groups = other.groups = {{.name = "sums"}, {.name = "logs"}};
+  const auto harmless = [&](const OwnedGate& tried, const GateQuantiles&) -> Result<bool> {
+    return shut_enough(tried);
+  };
+  const auto chosen = SetMostOpenRamp(samples, harmless, gate);
+  ASSERT_TRUE(chosen.ok() && chosen.value().has_value());
+  double best = 0, loosest = 0;
+  for (double unrelated : {0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 0.9995, 1.0}) {
+    for (double related : {0.0, 0.25, 0.50, 0.75, 0.90}) {
+      SetRamp(samples, {unrelated, related}, other);
+      loosest = std::max(loosest, Openness(samples.related, other));
+      if (shut_enough(other)) best = std::max(best, Openness(samples.related, other));
+    }
+  }
+  EXPECT_DOUBLE_EQ(Openness(samples.related, gate), best);
+  EXPECT_LT(best, loosest);  // the bound excludes something
+}
+
+TEST(CalibrateTest, EveryGroupCountsAlikeHoweverMuchTextItHas) {
+  OwnedGate gate;
+  gate.n0 = 0;
+  gate.groups[0] = {.name = "", .prior = 0, .lo = 0.0f, .hi = 1.0f};
+  const std::vector<SequenceEvidence> samples{{.group = 0, .values = {1, 1, 1, 1, 1, 1}},
+                                              {.group = 3, .values = {0, 0}}};
+  EXPECT_DOUBLE_EQ(Openness(samples, gate), 0.5);
+}
+
 Sequence Text(uint32_t document, std::vector<int32_t> tokens) {
   Sequence s;
   s.document = document;

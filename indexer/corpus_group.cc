@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "memory/gate_groups.h"
 #include "memory/one_line.h"
 
 namespace pointsman {
@@ -13,9 +14,13 @@ Result<std::vector<CorpusGroup>> ParseCorpusGroups(const std::string& option, st
   for (const std::string& value : values) {
     const size_t equals = std::min(value.find('='), value.size());
     const std::string name = value.substr(0, equals);
-    if (name.empty() || OneLine(name) != name || equals + 1 >= value.size()) {
+    if (name.empty() || equals + 1 >= value.size()) {
       return Error{ErrorCode::kInvalidArgument,
-                   fmt::format("{} {}: use NAME=PATH, such as prose=docs/", option, value)};
+                   fmt::format("{} {}: use NAME=PATH, such as prose=docs/", option, OneLine(value))};
+    }
+    if (!IsGroupName(name)) {
+      return Error{ErrorCode::kInvalidArgument,
+                   fmt::format("{} {}: a name has 1 to 80 printable ASCII characters", option, OneLine(value))};
     }
     auto found = std::ranges::find(groups, name, &CorpusGroup::name);
     if (found == groups.end()) found = groups.insert(groups.end(), {name, {}});

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include <optional>
+
+#include "memory/gate_groups.h"
 
 namespace pointsman {
 
@@ -11,12 +13,12 @@ Result<DocumentGroups> GroupsOf(std::span<const Document> documents, std::span<c
   if (names.size() < 2) return groups;
   groups.names.assign(names.begin(), names.end());
   for (const Document& document : documents) {
-    const auto tag = std::ranges::find_first_of(document.tags, names);
-    if (tag == document.tags.end()) {
+    const std::optional<size_t> group = GroupOfTags(document.tags, names);
+    if (!group) {
       return Error{ErrorCode::kInvalidArgument, fmt::format("{}: none of its tags names a group; the groups are {}",
                                                             document.source, fmt::join(names, ", "))};
     }
-    groups.of.push_back(static_cast<uint32_t>(std::ranges::find(names, *tag) - names.begin()));
+    groups.of.push_back(static_cast<uint32_t>(*group));
   }
   return groups;
 }

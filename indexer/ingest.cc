@@ -14,7 +14,6 @@
 #include "indexer/progress.h"
 #include "indexer/text_checks.h"
 #include "memory/hash.h"
-#include "memory/routing_tables.h"
 
 namespace pointsman {
 namespace {
@@ -222,10 +221,6 @@ std::string IngestReport::Summary() const {
 Result<IngestResult> Ingest(const IngestOptions& options) {
   std::unordered_set<std::string> seen;
   if (options.groups.empty()) return Ingester(options, seen).Run();
-  if (options.groups.size() > kMostGateGroups) {
-    return Error{ErrorCode::kInvalidArgument, fmt::format("{} groups of documents were given; a memory has {} at most",
-                                                          options.groups.size(), kMostGateGroups)};
-  }
   IngestResult all;
   for (uint32_t group = 0; group < options.groups.size(); ++group) {
     IngestOptions part = options;

@@ -25,7 +25,7 @@ namespace pointsman {
 
 struct IngestOptions {
   std::vector<std::string> paths = {};         // files or folders
-  std::vector<CorpusGroup> groups = {};        // in place of `paths`, kMostGateGroups at most
+  std::vector<CorpusGroup> groups = {};        // in place of `paths`
   std::vector<std::string> jsonl_fields = {};  // joined by newlines in this order; empty = see RowText in jsonl_rows.h
   uint64_t max_file_bytes =
       4u << 20;  // longer files and rows are skipped and named; a .jsonl file itself may be longer
@@ -87,7 +87,7 @@ struct IngestResult {
   IngestReport report;
 };
 
-// Errors: kInvalidArgument (no path given, too many groups), kNotFound (a path that is not there; a corpus without
+// Errors: kInvalidArgument (no path given), kNotFound (a path that is not there; a corpus without
 // usable text, with the reasons). Of several files with equal content the first in the order of reading is kept.
 Result<IngestResult> Ingest(const IngestOptions& options);
 

@@ -54,6 +54,10 @@ Status CheckCorpus(const CorpusOptions& options) {
   if (options.corpus.empty() && options.groups.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus: name at least one file or folder, or some --group NAME=PATH"};
   }
+  if (options.groups.size() > kMostGateGroups) {
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--group: {} groups; a memory has {} at most", options.groups.size(), kMostGateGroups)};
+  }
   if (!options.corpus.empty() && !options.groups.empty()) {
     return Error{ErrorCode::kInvalidArgument,
                  "--corpus and --group: give one of them; a group may hold what --corpus has"};
@@ -71,7 +75,8 @@ IngestOptions IngestOf(const CorpusOptions& options, const std::vector<std::stri
 }
 
 SplitOptions SplitOf(const CorpusOptions& options) {
-  // Calibration text: a sixth of the reference text, at least 8,192 tokens of each group, whose ramp depends on its own.
+  // Calibration text: a sixth of the reference text, at least 8,192 tokens of each group, whose ramp depends on its
+  // own.
   constexpr uint64_t kCalibrationShare = 6, kLeastOfGroup = 8192;
   const uint64_t least = kLeastOfGroup * std::max<size_t>(1, options.groups.size());
   SplitOptions split;

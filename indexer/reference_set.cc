@@ -1,5 +1,7 @@
 #include "indexer/reference_set.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -25,6 +27,22 @@ Status CheckEnough(const ReferenceSet& set, uint32_t key_dim) {
   return {};
 }
 
+// A group without text of its own to learn its ramp from would never open.
+Status CheckGroups(const ReferenceSet& set) {
+  const DocumentGroups& groups = set.gate_groups;
+  if (groups.names.size() < 2) return {};
+  for (uint32_t group = 0; group < groups.names.size(); ++group) {
+    const auto is_own = [&](const Sequence& s) { return groups.Of(s) == group; };
+    const bool has_reference = std::ranges::any_of(set.reference, is_own);
+    if (has_reference && std::ranges::any_of(set.calibration, is_own)) continue;
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("group {}: none of its documents is of the {} split; give more of them (dozens at least, "
+                             "near-duplicates count once), or leave the group out",
+                             groups.names[group], has_reference ? "calibration" : "reference")};
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Document> documents,
@@ -35,6 +53,7 @@ Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Do
   set.calibration = MakeSequences(documents, SplitRole::kCalibration, sequence_options);
   POINTSMAN_CHECK_OK(CheckEnough(set, options.key_dim));
   POINTSMAN_TRY(set.gate_groups, GroupsOf(documents, options.groups));
+  POINTSMAN_CHECK_OK(CheckGroups(set));
 
   std::vector<uint32_t> index(documents.size(), kNoDocument);
   for (size_t i = 0; i < documents.size(); ++i) {

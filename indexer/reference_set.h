@@ -41,7 +41,7 @@ struct ReferenceSet {
 };
 
 // Captures (frozen forward, teacher forcing) and fits the key transforms. Errors: kInvalidArgument when there is too
-// little reference or calibration text, naming the remedy.
+// little reference or calibration text, or none of a group, naming the remedy.
 Result<ReferenceSet> MakeReferenceSet(const LossModel& model, std::span<const Document> documents,
                                       const ReferenceOptions& options);
 

@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 
+#include "memory/gate_groups.h"
 #include "memory/routing_tables_owned.h"
 
 namespace pointsman {
@@ -118,7 +119,8 @@ void CheckGateGroups(const GateView& gate, Checker* check) {
   }
   std::set<std::string_view> names;
   for (const GateGroup& group : gate.groups) names.insert(group.name);
-  check->Require(names.size() == count && !names.contains(""), "a group has no name, or another's");
+  const bool named = std::ranges::all_of(gate.groups, IsGroupName, &GateGroup::name);
+  check->Require(names.size() == count && named, "a group has no name, or another's");
   check->Require(gate.pair_groups.size() == gate.pairs.size(), "the marks of groups are not one a pair");
   const uint32_t above = uint32_t{1} << count;
   check->Require(std::ranges::all_of(gate.pair_groups, [&](uint16_t mark) { return mark != 0 && mark < above; }),

@@ -28,15 +28,15 @@ struct Survey {
   uint64_t reference_documents = 0, reference_tokens = 0, calibration_documents = 0, test_documents = 0;
 };
 
-// The pairs of a document that is of no group (it lost its tag) count in all of them.
-void AddPairs(const Document& document, std::span<const GateGroup> groups, std::vector<DocumentPairs>& to) {
-  const std::optional<size_t> own = GateGroupOf(document.tags, groups);
+// The pairs of a document that is of no group count in all of them: none keeps what nobody else has.
+void AddPairs(const Document& document, std::span<const std::string> groups, std::vector<DocumentPairs>& to) {
+  const std::optional<size_t> own = GroupOfTags(document.tags, groups);
   for (size_t group = 0; group < groups.size(); ++group) {
     if (!own || *own == group) to[group].Add(document.tokens);
   }
 }
 
-Result<Survey> SurveyTruth(EntryStore& store, const Hashes& wanted, std::span<const GateGroup> groups) {
+Result<Survey> SurveyTruth(EntryStore& store, const Hashes& wanted, std::span<const std::string> groups) {
   Survey survey;
   survey.pairs.remaining.resize(groups.size());
   survey.pairs.gone.resize(groups.size());
@@ -88,7 +88,7 @@ Status CheckNamesDocuments(const RoutingTables& tables) {
 Status PublishWithout(MemoryWriter& writer, const Hashes& wanted, DeletionReport& report) {
   POINTSMAN_TRY(Manifest manifest, writer.manifest());
   POINTSMAN_TRY(const RoutingTables published, writer.PublishedTables());
-  POINTSMAN_TRY(const Survey survey, SurveyTruth(writer.store(), wanted, published.gate.groups));
+  POINTSMAN_TRY(const Survey survey, SurveyTruth(writer.store(), wanted, GroupNames(published.gate.groups)));
   if (!survey.gone_names.empty()) POINTSMAN_CHECK_OK(CheckNamesDocuments(published));
   const bool known = manifest.has_text;
   Removal removal = WithoutDocuments(published, survey.gone_names, known ? &survey.pairs : nullptr);

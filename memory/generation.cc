@@ -247,8 +247,8 @@ Result<LayerView> MapLayer(const SectionFile& file) {
 }
 
 Result<std::vector<std::string>> MapNames(const SectionFile& file, uint64_t count) {
-  const uint64_t size = file.Rows(SectionType::kNames);
-  if (file.Rows(SectionType::kNameOffsets) != count + 1) return DerivedError(file.path(), "names are missing");
+  const uint64_t size = file.Rows(SectionType::kNames), ends = file.Rows(SectionType::kNameOffsets);
+  if (ends == 0 || ends - 1 != count) return DerivedError(file.path(), "names are missing");
   POINTSMAN_TRY(const auto offsets, file.Get<uint64_t>(SectionType::kNameOffsets, count + 1, 1));
   POINTSMAN_TRY(const auto text, file.GetOptional<char>(SectionType::kNames, size, 1));
   std::vector<std::string> names;

@@ -102,6 +102,24 @@ class GenerationOfPrototypes : public testing::Test {
     ASSERT_TRUE(FileSystem::Real().WriteAtomically(path() / name, bytes).ok());
   }
 
+  static constexpr uint64_t kHostile[] = {0,           1, 0x7fffffff, 0xffffffff, uint64_t{1} << 32, uint64_t{1} << 61,
+                                          ~uint64_t{0}};
+  // `bytes` of the file `name`, with a hash of header and table that fits.
+  void ExpectRefusedOrHarmless(const std::string& name, std::string bytes, size_t offset) {
+    std::string header = bytes.substr(0, 64);
+    uint32_t sections = 0;
+    std::memcpy(&sections, header.data() + 40, 4);
+    const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
+    std::memset(header.data() + 48, 0, 8);
+    const uint64_t hash = Xxh3(header + bytes.substr(64, table));
+    std::memcpy(bytes.data() + 48, &hash, 8);
+    Overwrite(name, bytes);
+    const auto mapped = Map(false, /*verify=*/false);
+    if (!mapped.ok()) return;
+    EXPECT_TRUE(CheckTables(mapped.value()).ok()) << name << " " << offset;
+    Digest(mapped.value());  // touches every array
+  }
+
   std::mt19937_64 random_{1};
   std::filesystem::path directory_;
   FaultyFileSystem files_;
@@ -234,6 +252,28 @@ TEST_F(GenerationOfPrototypes, GroupsOfTheGateAreAPartThatReadersMustKnow) {
   EXPECT_THAT(Copy(documents.value().Get<uint32_t>(SectionType::kParts, 2, 1).value()), ::testing::ElementsAre(1u, 2u));
 }
 
+// What was written before there were groups: no section of theirs, and the digest that such tables had.
+TEST_F(GenerationOfPrototypes, AGateOfOneGroupIsWhatItWasBeforeThereWereGroups) {
+  OwnedTables owned;
+  owned.gate = {.enabled = true,
+                .n0 = 2,
+                .common = 0.5f,
+                .window = 50,
+                .groups = {{.name = "", .prior = 0.125f, .lo = 0.25f, .hi = 0.5f}},
+                .pairs = {3, uint64_t{1} << 32 | 7},
+                .is_common = {0, 1},
+                .pair_groups = {}};
+  tables_ = MakeTables(owned);
+  EXPECT_EQ(Digest(*tables_), "fe7bae33d8f1f8d11f22f43a3fa156c9");
+  ASSERT_TRUE(Write().ok());
+  const auto gate = SectionFile::Open(files_, path() / "gate.bin", DerivedKind::kGate, {});
+  ASSERT_TRUE(gate.ok());
+  for (const SectionType type :
+       {SectionType::kNameOffsets, SectionType::kNames, SectionType::kGateRamps, SectionType::kPairGroups}) {
+    EXPECT_FALSE(gate.value().Has(type)) << static_cast<uint32_t>(type);
+  }
+}
+
 TEST_F(GenerationOfPrototypes, StaysReadableAfterItsFilesWereRemoved) {
   ASSERT_TRUE(Write().ok());
   auto mapped = Map();
@@ -334,28 +374,46 @@ TEST_F(GenerationOfPrototypes, FilesOfTwoGenerationsDoNotMix) {
 
 // A stranger's file: any byte of header, table and parameters may be anything, and every hash can be made to fit.
 TEST_F(GenerationOfPrototypes, HostileNumbersWithFittingHashesAreRefusedOrHarmless) {
+  OwnedTables owned = Owned();
+  owned.gate = Grouped(owned.gate);
+  tables_ = MakeTables(owned);
   ASSERT_TRUE(Write().ok());
-  const uint64_t hostile[] = {0, 1, 0x7fffffff, 0xffffffff, uint64_t{1} << 32, uint64_t{1} << 61, ~uint64_t{0}};
-  const std::pair<std::string, size_t> files[] = {{"layer-001.bin", 12}, {"output.bin", 7}, {"documents.bin", 5}};
+  const std::pair<std::string, size_t> files[] = {
+      {"layer-001.bin", 12}, {"output.bin", 7}, {"gate.bin", 7}, {"documents.bin", 5}};
   for (const auto& [name, section_count] : files) {
     const std::string original = files_.ReadFile(path() / name).value();
     const size_t parameters = 64 + 32 * section_count;  // the first section begins at the next 64
     for (size_t offset = 8; offset + 8 <= parameters + 128; offset += 4) {
-      for (uint64_t number : hostile) {
+      for (uint64_t number : kHostile) {
         std::string bytes = original;
         std::memcpy(bytes.data() + offset, &number, offset % 8 == 0 ? 8 : 4);
-        std::string header = bytes.substr(0, 64);
-        uint32_t sections = 0;
-        std::memcpy(&sections, header.data() + 40, 4);
-        const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
-        std::memset(header.data() + 48, 0, 8);
-        const uint64_t hash = Xxh3(header + bytes.substr(64, table));
-        std::memcpy(bytes.data() + 48, &hash, 8);
-        Overwrite(name, bytes);
-        auto mapped = Map(false, /*verify=*/false);
-        if (!mapped.ok()) continue;
-        EXPECT_TRUE(CheckTables(mapped.value()).ok()) << offset;
-        Digest(mapped.value());  // touches every array
+        ExpectRefusedOrHarmless(name, bytes, offset);
+      }
+    }
+    Overwrite(name, original);
+  }
+}
+
+// Two numbers that are wrong together: a section without rows, and a parameter that counts them.
+TEST_F(GenerationOfPrototypes, CountsOfSectionsThatAreEmptyAreRefusedOrHarmless) {
+  OwnedTables owned = Owned();
+  owned.gate = Grouped(owned.gate);
+  tables_ = MakeTables(owned);
+  ASSERT_TRUE(Write().ok());
+  const std::pair<std::string, size_t> files[] = {{"gate.bin", 7}, {"documents.bin", 5}};
+  for (const auto& [name, section_count] : files) {
+    const std::string original = files_.ReadFile(path() / name).value();
+    for (size_t section = 1; section < section_count; ++section) {
+      std::string empty = original;
+      const uint64_t none = 0;
+      std::memcpy(empty.data() + 64 + 32 * section + 16, &none, sizeof none);
+      const size_t parameters = (64 + 32 * section_count + 63) / 64 * 64;
+      for (size_t offset = parameters; offset < parameters + 40; offset += 4) {
+        for (uint64_t number : kHostile) {
+          std::string bytes = empty;
+          std::memcpy(bytes.data() + offset, &number, offset % 8 == 0 ? 8 : 4);
+          ExpectRefusedOrHarmless(name, bytes, offset);
+        }
       }
     }
     Overwrite(name, original);

@@ -18,13 +18,13 @@ using testing::HasSubstr;
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-// Four entries of two documents in one layer: unit keys along the axes, raw (hidden == dim == 4), two experts.
 void Group(OwnedTables* tables) {
   tables->gate.groups = {{.name = "a", .prior = 0, .lo = 0.2f, .hi = 0.6f},
                          {.name = "b", .prior = 0, .lo = 0.2f, .hi = 0.6f}};
   tables->gate.pair_groups = {1, 2};
 }
 
+// Four entries of two documents in one layer: unit keys along the axes, raw (hidden == dim == 4), two experts.
 OwnedTables FourEntries() {
   OwnedTables owned;
   owned.top_k = 1;
@@ -124,6 +124,9 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
        }},
       {"gate: a group has no name", [](OwnedTables* t) { Group(t), t->gate.groups[1].name.clear(); }},
       {"gate: a group has no name, or another's", [](OwnedTables* t) { Group(t), t->gate.groups[1].name = "a"; }},
+      {"gate: a group has no name", [](OwnedTables* t) { Group(t), t->gate.groups[1].name = "two\nlines"; }},
+      {"gate: a group has no name", [](OwnedTables* t) { Group(t), t->gate.groups[1].name = std::string("a\0b", 3); }},
+      {"gate: a group has no name", [](OwnedTables* t) { Group(t), t->gate.groups[1].name = std::string(81, 'x'); }},
       {"gate: lo", [](OwnedTables* t) { Group(t), t->gate.groups[1].lo = 2; }},
       {"gate: the prior", [](OwnedTables* t) { Group(t), t->gate.groups[1].prior = kNan; }},
       {"gate: the marks of groups", [](OwnedTables* t) { Group(t), t->gate.pair_groups.pop_back(); }},

@@ -29,7 +29,7 @@ class GateState {
   void Truncate(uint32_t position);
 
   // Records the token at `position`, in place of what was known from there on, and returns G. Positions before it that
-  // were never recorded count as `gate.prior`: unknown text, and so does a negative one.
+  // were never recorded count as each group's prior: unknown text, and so does a negative one.
   float Append(const GateView& gate, uint32_t position, int32_t token);
 
   uint32_t recorded() const { return static_cast<uint32_t>(tokens_.size()); }

@@ -123,7 +123,7 @@ def test_a_new_document_joins_the_group_that_its_tag_names_or_that_is_most_like_
     like.write_text("\n".join(line for line in lines[:60] if line.strip()) + "\nstruct mine { int only_here; };\n")
     joined = add("--corpus", like, "--tag", "mine")
     assert joined["documents"][0]["tags"] == ["mine", "headers"], joined
-    assert any("joined headers" in note for note in joined["notes"])
+    assert any("1 documents" in note and "joined headers" in note and "--tag" in note for note in joined["notes"])
 
     reader = GenerationReader(grouped)
     assert len(reader.gate["pair_groups"]) == len(reader.gate["pairs"])
@@ -134,19 +134,47 @@ def test_a_new_document_joins_the_group_that_its_tag_names_or_that_is_most_like_
     assert gate_of(pointsman, grouped)["token_pairs"] == before["token_pairs"]
 
 
-def test_eval_wants_the_groups_again(pointsman, model, grouped, groups, corpus, off_domain):
+def test_eval_wants_the_groups_again(pointsman, model, grouped, groups, corpus, off_domain, tmp_path):
     run = ("eval", "--model", model, "--memory", grouped, "--off-domain", off_domain, "--threads", "1", "--variants", "frozen,memory")
     report = pointsman.json(*run, *groups, schema="eval")
     assert report["documents"] == manifest_of(grouped)["test_documents"]
     kinds = {row["name"]: row["tokens"] for row in report["breakdown"]["kinds"] if row["by"] == "group"}
     assert set(kinds) == set(GROUPS) and sum(kinds.values()) == report["tokens"]
+    again = pointsman.json(*run, *groups[2:], *groups[:2], "--report", tmp_path / "report.html", schema="eval")
+    assert (again["documents"], again["tokens"]) == (report["documents"], report["tokens"]), "whatever their order"
+    assert "By group of the memory" in (tmp_path / "report.html").read_text()
+    pointsman.json(*run, "--test-corpus", corpus, "--report", tmp_path / "other.html", schema="eval")
     fails(pointsman(*run, "--corpus", corpus), 2, "--group", "headers, stories")
     fails(pointsman(*run, "--group", f"headers={corpus}"), 2, "--group", "headers, stories")
+
+
+def test_a_group_too_small_to_learn_a_ramp_from_is_named(pointsman, model, corpus, off_domain, tmp_path):
+    one = tmp_path / "one.txt"
+    one.write_text(" ".join(f"word{i}" for i in range(200)))
+    done = pointsman("build", "--model", model, "--off-domain", off_domain, "--out", tmp_path / "memory", "--group", f"headers={corpus}",
+                     "--group", f"tiny={one}", *SMALL_BUILD)
+    fails(done, 2, "group tiny", "split", "dozens")
+
+
+def test_a_group_on_the_command_line_wins_over_a_corpus_from_elsewhere(pointsman, model, off_domain, tmp_path):
+    run = ("build", "--model", model, "--off-domain", off_domain, "--out", tmp_path / "memory")
+    done = pointsman(*run, "--group", "a=absent", env={"POINTSMAN_CORPUS": "elsewhere"})
+    fails(done, 1, "absent")
+    done = pointsman(*run, "--corpus", "absent", env={"POINTSMAN_GROUP": "a=elsewhere"})
+    fails(done, 1, "absent")
+
+
+def test_eval_without_a_memory_takes_groups_too(pointsman, model, groups, off_domain):
+    report = pointsman.json("eval", "--model", model, *groups, "--off-domain", off_domain, "--variants", "frozen,knn+gate", "--max-tokens",
+                            "3000", "--max-test-tokens", "2000", "--threads", "1", schema="eval")
+    assert {variant["name"] for variant in report["variants"]} == {"frozen", "knn+gate"}
 
 
 @pytest.mark.parametrize("arguments, parts", [
     (("--group", "headers"), ("--group headers", "NAME=PATH")),
     (("--group", "=x"), ("--group =x", "NAME=PATH")),
+    (("--group", "a\nb=x"), ("--group a?b=x", "printable")),
+    (("--group", "x" * 81 + "=x"), ("1 to 80",)),
     (("--group", "a=x", "--corpus", "x"), ("--corpus and --group",)),
     (tuple(part for i in range(17) for part in ("--group", f"g{i}=/dev/null")), ("17 groups", "16")),
     ((), ("--corpus", "--group")),

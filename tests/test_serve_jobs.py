@@ -5,6 +5,8 @@ import http.client
 import json
 import os
 import pathlib
+import random
+import shutil
 import signal
 import time
 
@@ -112,6 +114,30 @@ def test_a_build_over_http_is_the_commands_own(pointsman, model, corpus, off_dom
     assert actions == ["job.submit", "memory.load", "job.submit", "job.forget"]
 
 
+def test_a_memory_of_several_domains_over_http(pointsman, model, corpus, off_domain, places):
+    folder = corpus.parent / "notes_of_another_kind"
+    folder.mkdir(exist_ok=True)
+    draw = random.Random(3)
+    for i in range(120):
+        (folder / f"{i}.txt").write_text(" ".join("".join(draw.choices("aeioulnrst", k=5)) for _ in range(90)))
+    groups = [{"name": "headers", "paths": [corpus.name]}, {"name": "notes", "paths": [folder.name]}]
+    with serving(pointsman, model, *places) as server:
+        job = server.ok("POST", "/v1/builds", {"out": "both", "groups": groups, "off_domain": [off_domain.name], **SMALL}, 202)
+        done = ended(server, job["id"])
+        assert done["status"] == "succeeded", done["error"]
+        server.ok("POST", "/v1/memories", done["load"] | {"allow_rejected": True}, 201)
+        gate = pointsman.json("inspect", places[3] / "both", schema="inspect")["gate"]
+        assert [group["name"] for group in gate["groups"]] == ["headers", "notes"]
+        evaluate = {"memory": "both", "off_domain": [off_domain.name], "variants": ["frozen", "memory"]}
+        wrong = ended(server, server.ok("POST", "/v1/evals", evaluate | {"paths": [corpus.name]}, 202)["id"])
+        assert wrong["status"] == "failed" and "headers, notes" in wrong["error"]
+        scored = ended(server, server.ok("POST", "/v1/evals", evaluate | {"groups": groups[::-1]}, 202)["id"])
+        assert scored["status"] == "succeeded", scored["error"]
+        kinds = {row["name"] for row in scored["result"]["breakdown"]["kinds"] if row["by"] == "group"}
+        assert kinds == {"headers", "notes"}
+    shutil.rmtree(folder)
+
+
 def test_texts_come_along_and_every_option_is_the_commands(pointsman, model, corpus, off_domain, places):
     with serving(pointsman, model, *places) as server:
         body = {"out": "a/b/mine", "corpus": texts(corpus) + [{"name": "../../../etc/../x y.txt", "text": "plain " * 50}],
@@ -132,10 +158,17 @@ def test_texts_come_along_and_every_option_is_the_commands(pointsman, model, cor
 
 @pytest.mark.parametrize("body, status, code, part", [
     ({"paths": ["x"]}, 400, "invalid_value", "out"),
-    ({"out": "m"}, 400, "invalid_value", "either corpus"),
+    ({"out": "m"}, 400, "invalid_value", "one of corpus"),
     ({"out": "m", "paths": ["absent"]}, 400, "invalid_value", "not there"),
     ({"out": "m", "paths": ["../x"]}, 400, "invalid_value", "corpus root"),
     ({"out": "m", "paths": ["/etc"]}, 400, "invalid_value", "corpus root"),
+    ({"out": "m", "groups": []}, 400, "invalid_value", "groups"),
+    ({"out": "m", "groups": [{"name": "a", "paths": ["absent"]}]}, 400, "invalid_value", "not there"),
+    ({"out": "m", "groups": [{"name": "a", "paths": []}]}, 400, "invalid_value", "groups[0].paths"),
+    ({"out": "m", "groups": [{"name": "a=b", "paths": ["x"]}]}, 400, "invalid_value", "groups[0].name"),
+    ({"out": "m", "groups": [{"paths": ["x"]}]}, 400, "invalid_value", "groups[0].name"),
+    ({"out": "m", "groups": [{"name": "a", "paths": ["../x"]}]}, 400, "invalid_value", "corpus root"),
+    ({"out": "m", "groups": [{"name": "a", "paths": ["x"]}], "paths": ["x"]}, 400, "invalid_value", "one of corpus"),
     ({"out": "../m", "corpus": [{"text": "x"}]}, 400, "invalid_value", "memory root"),
     ({"out": "/m", "corpus": [{"text": "x"}]}, 400, "invalid_value", "memory root"),
     ({"out": "m", "corpus": []}, 400, "invalid_value", "corpus"),

@@ -23,6 +23,15 @@ std::string IntervalText(double low, double high) {
                                                    : "[unknown: fewer than two documents]";
 }
 
+// Of the source of an option: 3 a flag, 2 the environment, 1 a file, 0 nobody.
+int Nearness(const Settings& settings, std::string_view name) {
+  for (const Setting& setting : settings.all()) {
+    if (setting.option->name != name || setting.values.empty()) continue;
+    return setting.source == "flag" ? 3 : setting.source.starts_with("environment") ? 2 : 1;
+  }
+  return 0;
+}
+
 }  // namespace
 
 int ThreadsOf(const Settings& settings) {
@@ -36,6 +45,10 @@ Result<CorpusOptions> CorpusOptionsOf(const Settings& settings) {
   options.corpus = settings.Texts("corpus");
   if (settings.Knows("group")) {
     POINTSMAN_TRY(options.groups, ParseCorpusGroups("--group", settings.Texts("group")));
+    // Of the two the one that was set nearer to the command wins, as everywhere.
+    const int corpus = Nearness(settings, "corpus"), group = Nearness(settings, "group");
+    if (corpus < group) options.corpus.clear();
+    if (group < corpus) options.groups.clear();
   }
   options.jsonl_fields = settings.Texts("jsonl-fields");
   if (settings.Knows("off-domain")) options.off_domain = settings.Texts("off-domain");

@@ -167,7 +167,9 @@ constexpr std::array kOptions = {
     Option("snapshots", kPath, "docs-remove", "DIR", "",
            "where the memory's snapshots are: those that still hold a removed document are listed"),
     Option("dry-run", kFlag, "docs-remove", "", "", "say what would go, change nothing"),
-    Option("tag", kTexts, "docs-add", "TAG", "", "of the new documents; may be given several times"),
+    Option("tag", kTexts, "docs-add", "TAG", "",
+           "of the new documents; may be given several times; one that names a group of the memory puts them there, "
+           "else they join the group that they are most like"),
     Within(1, 1e10,
            Option("ttl", kInteger, "docs-add", "S", "",
                   "seconds after which docs remove --expired takes the new documents; none = never")),

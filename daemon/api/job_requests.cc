@@ -7,6 +7,7 @@
 
 #include "daemon/api/jobs.h"
 #include "daemon/api/paths.h"
+#include "memory/gate_groups.h"
 
 namespace pointsman {
 namespace {
@@ -116,28 +117,60 @@ std::string Absolute(const std::filesystem::path& path) {
   return (error ? path : absolute).lexically_normal().string();
 }
 
-// A list of paths below --corpus-root as the values of one option.
-void AddPaths(const ApiContext& context, FieldReader& fields, const char* field, const char* option, JobSpec& spec) {
-  if (!fields.Has(field)) return;
+// A list of paths below --corpus-root, absolute; a failure is the fields'.
+std::vector<std::string> ServerPaths(const ApiContext& context, FieldReader& fields, const char* field) {
   const std::vector<std::string> paths = fields.Texts(field, kMostPaths, kMostPathBytes);
-  if (fields.error()) return;
-  if (paths.empty()) return fields.Fail(field, "name at least one file or folder");
+  std::vector<std::string> absolute;
   const std::filesystem::path& root = context.options.corpus_root;
+  if (paths.empty()) fields.Fail(field, "name at least one file or folder");
   if (root.empty()) {
-    return fields.Fail(field, "this server reads no files of its own for jobs; it has no --corpus-root",
-                       ApiCode::kForbidden);
+    fields.Fail(field, "this server reads no files of its own for jobs; it has no --corpus-root", ApiCode::kForbidden);
   }
-  spec.arguments.emplace_back(option);
   for (const std::string& relative : paths) {
+    if (fields.error()) break;
     const auto path = PathBelow(root, relative, field, "the server's corpus root");
     if (const auto* error = std::get_if<ApiError>(&path)) {
-      return fields.Fail(field, fmt::format("'{}' is no path below the server's corpus root", relative), error->code);
+      fields.Fail(field, fmt::format("'{}' is no path below the server's corpus root", relative), error->code);
+      break;
     }
     std::error_code error;
     if (!std::filesystem::exists(std::get<std::filesystem::path>(path), error)) {
-      return fields.Fail(field, fmt::format("'{}' is not there", relative));
+      fields.Fail(field, fmt::format("'{}' is not there", relative));
+      break;
     }
-    spec.arguments.push_back(Absolute(std::get<std::filesystem::path>(path)));
+    absolute.push_back(Absolute(std::get<std::filesystem::path>(path)));
+  }
+  return absolute;
+}
+
+// Such a list as the values of one option.
+void AddPaths(const ApiContext& context, FieldReader& fields, const char* field, const char* option, JobSpec& spec) {
+  if (!fields.Has(field)) return;
+  const std::vector<std::string> paths = ServerPaths(context, fields, field);
+  if (fields.error()) return;
+  spec.arguments.emplace_back(option);
+  spec.arguments.insert(spec.arguments.end(), paths.begin(), paths.end());
+}
+
+// A list of {"name", "paths"} as the values of --group.
+void AddGroups(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
+  constexpr const char* kField = "groups";
+  const json* list = fields.Member(kField);
+  if (!list || list->is_null()) return;
+  if (!list->is_array() || list->empty() || list->size() > kMostGateGroups) {
+    return fields.Fail(kField, fmt::format("a list of 1 to {} objects with \"name\" and \"paths\"", kMostGateGroups));
+  }
+  for (size_t i = 0; i < list->size(); ++i) {
+    FieldReader one((*list)[i], fmt::format("{}[{}].", kField, i));
+    const std::string name = one.RequiredText("name", 80);
+    if (!one.error() && (!IsGroupName(name) || name.find('=') != std::string::npos)) {
+      one.Fail("name", "1 to 80 printable ASCII characters, no '='");
+    }
+    const std::vector<std::string> paths = ServerPaths(context, one, "paths");
+    one.Finish();
+    fields.Absorb(one);
+    if (fields.error()) return;
+    for (const std::string& path : paths) spec.arguments.push_back(fmt::format("--group={}={}", name, path));
   }
 }
 
@@ -166,10 +199,11 @@ bool IsListOfTexts(FieldReader& fields, const char* field) {
   return list && list->is_array() && !list->empty() && list->front().is_object();
 }
 
-// "corpus" (texts) or "paths": one of them, for --corpus.
+// "corpus" (texts), "paths" or "groups": one of them.
 void AddCorpus(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
   AddTexts(fields, "corpus", "--corpus", spec);
   AddPaths(context, fields, "paths", "--corpus", spec);
+  AddGroups(context, fields, spec);
 }
 
 JobSpec Begin(const ApiContext& context, const char* command, FieldReader& fields) {
@@ -202,8 +236,8 @@ ApiResult<JobSpec> BuildJobOf(const ApiContext& context, const Principal& princi
   spec.arguments.insert(spec.arguments.end(), {"--resume", "--out=" + spec.target});
   const std::vector<CommandOption> options = BuildFields();
   AddOptions(fields, options, spec.arguments);
-  if (fields.Has("corpus") == fields.Has("paths")) {
-    fields.Fail("corpus", "give either corpus, a list of texts, or paths on the server");
+  if (fields.Has("corpus") + fields.Has("paths") + fields.Has("groups") != 1) {
+    fields.Fail("corpus", "give one of corpus, a list of texts, paths on the server, and groups of such paths");
   }
   AddCorpus(context, fields, spec);
   AddPaths(context, fields, "off_domain", "--off-domain", spec);
@@ -250,11 +284,11 @@ ApiResult<JobSpec> EvalJobOf(const ApiContext& context, const Principal& princip
   spec.arguments.push_back("--memory=" + spec.target);
   const std::vector<CommandOption> options = EvalFields();
   AddOptions(fields, options, spec.arguments);
-  const int given = fields.Has("corpus") + fields.Has("paths") + fields.Has("test_corpus");
+  const int given = fields.Has("corpus") + fields.Has("paths") + fields.Has("groups") + fields.Has("test_corpus");
   if (given != 1) {
     fields.Fail("test_corpus",
-                "give either test_corpus (texts, or paths on the server), or what the memory was built from as corpus "
-                "or paths: its recorded test documents are scored then");
+                "give either test_corpus (texts, or paths on the server), or what the memory was built from as corpus, "
+                "paths or groups: its recorded test documents are scored then");
   }
   AddCorpus(context, fields, spec);
   if (IsListOfTexts(fields, "test_corpus")) {

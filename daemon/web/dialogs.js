@@ -46,12 +46,22 @@ export async function askKey(message, kept) {
   return answer === 'use' && input.value.trim() !== '' ? input.value.trim() : null;
 }
 
+// Paths, or groups of them where every line is NAME=PATH.
+function corpusOf(lines) {
+  if (lines.length === 0) return {};
+  const named = lines.map((line) => line.match(/^([^=]+)=(.+)$/));
+  if (named.some((match) => match === null)) return { paths: lines };
+  const groups = new Map();
+  for (const [, name, path] of named) groups.set(name, [...(groups.get(name) ?? []), path]);
+  return { groups: Array.from(groups, ([name, paths]) => ({ name, paths })) };
+}
+
 // What a memory is scored on, as fields of an evaluation; null for no evaluation.
 export async function askCorpus(memory) {
   const paths = el('textarea', { rows: 2, autofocus: true, spellcheck: 'false' });
   const text = el('textarea', { rows: 6 });
   const content = [
-    field('What it was built from', paths, 'Paths below the server\u2019s --corpus-root, one a line: the test documents that its build set aside are scored.'),
+    field('What it was built from', paths, 'Paths below the server\u2019s --corpus-root, one a line: the test documents that its build set aside are scored. Of a memory of several domains NAME=PATH, as it was built.'),
     field('Or a text to score it on', text, 'Text that the memory has not seen.'),
   ];
   const answer = await open(`Evaluate ${memory}`, content, [
@@ -60,7 +70,7 @@ export async function askCorpus(memory) {
   ], 'wide');
   if (answer !== 'yes') return null;
   const lines = paths.value.split('\n').map((line) => line.trim()).filter(Boolean);
-  return { ...(lines.length ? { paths: lines } : {}), ...(text.value ? { test_corpus: [{ name: 'pasted text', text: text.value }] } : {}) };
+  return { ...corpusOf(lines), ...(text.value ? { test_corpus: [{ name: 'pasted text', text: text.value }] } : {}) };
 }
 
 export function show(title, content) {

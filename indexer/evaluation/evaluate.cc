@@ -21,6 +21,7 @@
 #include "indexer/tasks/task_evaluation.h"
 #include "indexer/tasks/task_runner.h"
 #include "memory/copy_tables.h"
+#include "memory/gate_groups.h"
 
 namespace pointsman {
 namespace {
@@ -176,10 +177,10 @@ class Evaluation {
   }
 
   Status CheckCorpusNamed() const {
-    std::set<std::string> built, given;
-    for (const GateGroup& group : memory_->tables().gate.groups) built.insert(group.name);
-    for (const CorpusGroup& group : options_.data.groups) given.insert(group.name);
-    if (built.size() > 1 && built != given) {
+    const std::vector<std::string> built = GroupNames(memory_->tables().gate.groups);
+    const std::vector<CorpusGroup>& given = options_.data.groups;
+    const auto is_built = [&](const CorpusGroup& group) { return std::ranges::count(built, group.name) > 0; };
+    if (built.size() > 1 && (given.size() != built.size() || !std::ranges::all_of(given, is_built))) {
       return Error{ErrorCode::kInvalidArgument,
                    fmt::format("--group: name the groups that the memory was built from, {} (their test split is "
                                "scored), or give a --test-corpus",
@@ -209,12 +210,18 @@ class Evaluation {
         static_cast<uint32_t>(setting("max-tokens-per-document", data.max_tokens_per_document));
     const auto unit = manifest.settings.find("split-by");
     data.split_by_library = unit != manifest.settings.end() && unit->second == "library";
+    // A text that two groups have is of the first one.
+    const std::vector<std::string> built = GroupNames(memory_->tables().gate.groups);
+    std::ranges::sort(data.groups, {}, [&](const CorpusGroup& group) { return std::ranges::find(built, group.name); });
     // The same sample, clusters and budgets as the build's; only what the manifest names is scored.
     POINTSMAN_TRY(Corpus corpus, LoadCorpus(model_, data));
+    std::map<std::string, std::vector<std::string>> tags;
+    for (const Document& known : documents_) tags[known.sha256] = known.tags;
     const std::set<std::string> wanted(manifest.test_sha256.begin(), manifest.test_sha256.end());
     for (Document& d : corpus.documents) {
       if (!wanted.contains(d.sha256)) continue;
       d.role = SplitRole::kTest;
+      if (const auto known = tags.find(d.sha256); known != tags.end()) d.tags = known->second;
       test.push_back(std::move(d));
     }
     if (test.size() < wanted.size()) {

@@ -98,12 +98,12 @@ class Examination {
     std::vector<std::string> sources;
     for (const Document& d : in_.test->documents) sources.push_back(d.source);
     kind_names_ = GroupByKind(sources);
-    const auto& groups = in_.tables->gate.groups;
+    const std::vector<std::string> names = GroupNames(in_.tables->gate.groups);
     KindGrouping group{"group", std::vector<std::string>(sources.size())};
     for (size_t i = 0; i < sources.size(); ++i) {
-      if (const auto own = GateGroupOf(in_.test->documents[i].tags, groups)) group.kind[i] = groups[*own].name;
+      if (const auto own = GroupOfTags(in_.test->documents[i].tags, names)) group.kind[i] = names[*own];
     }
-    if (groups.size() > 1) kind_names_.insert(kind_names_.begin(), std::move(group));
+    if (names.size() > 1) kind_names_.insert(kind_names_.begin(), std::move(group));
     kinds_.resize(kind_names_.size());
   }
 
@@ -114,7 +114,10 @@ class Examination {
     POINTSMAN_TRY(const RoutingTally tally, TallyRouting(*in_.model, in_.tables, in_.test->sequences, options));
     Breakdown result;
     result.traced_tokens = tally.tokens;
-    for (size_t i = 0; i < kinds_.size(); ++i) Append(kinds_[i], kind_names_[i].by, kMaxKinds, result.kinds);
+    for (size_t i = 0; i < kinds_.size(); ++i) {
+      const std::string& by = kind_names_[i].by;
+      Append(kinds_[i], by, by == "group" ? kMostGateGroups : kMaxKinds, result.kinds);
+    }
     Append(classes_, "text", kTokenClasses, result.classes);
     Append(repetition_, "repetition", 2, result.classes);
     for (const auto& [bin, group] : positions_) {

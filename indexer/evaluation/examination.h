@@ -22,7 +22,8 @@ struct ExaminationInputs {  // borrowed
   int threads = 1;
 };
 
-// Groups of kinds are ordered by size and at most kMaxKinds a grouping, the rest together as "others".
+// Groups of kinds are ordered by size and at most kMaxKinds a grouping, the rest together as "others"; a memory's own
+// groups are all there.
 inline constexpr size_t kMaxKinds = 12;
 Result<Breakdown> Examine(const ExaminationInputs& inputs);
 

@@ -35,13 +35,6 @@ double ExpandedTail(size_t n, double tail) {
   return boost::math::cdf(boost::math::normal(), std::sqrt(static_cast<double>(n) / static_cast<double>(n - 1)) * t);
 }
 
-double SortedQuantile(const std::vector<double>& sorted, double q) {
-  const double position = q * static_cast<double>(sorted.size() - 1);
-  const size_t below = std::min(static_cast<size_t>(position), sorted.size() - 1);
-  const size_t above = std::min(below + 1, sorted.size() - 1);
-  return sorted[below] + (position - static_cast<double>(below)) * (sorted[above] - sorted[below]);
-}
-
 // The share of all 2^n sign patterns at least as far from 0 as the observed sum. Gray code order: one sign changes a
 // step.
 double ExactSignFlipP(const std::vector<double>& sums, double threshold) {
@@ -226,6 +219,13 @@ std::vector<double> HolmAdjust(std::span<const double> p_values) {
     adjusted[order[rank]] = std::min(1.0, largest);
   }
   return adjusted;
+}
+
+double SortedQuantile(const std::vector<double>& sorted, double q) {
+  const double position = q * static_cast<double>(sorted.size() - 1);
+  const size_t below = std::min(static_cast<size_t>(position), sorted.size() - 1);
+  const size_t above = std::min(below + 1, sorted.size() - 1);
+  return sorted[below] + (position - static_cast<double>(below)) * (sorted[above] - sorted[below]);
 }
 
 double Quantile(std::vector<double> values, double q) {

@@ -94,5 +94,6 @@ std::vector<double> HolmAdjust(std::span<const double> p_values);
 
 // Linear interpolation between order statistics (type 7, numpy's default). REQUIRES: values not empty, q in [0, 1].
 double Quantile(std::vector<double> values, double q);
+double SortedQuantile(const std::vector<double>& sorted, double q);  // the same of ascending values
 
 }  // namespace pointsman

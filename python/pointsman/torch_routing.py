@@ -456,9 +456,10 @@ class TorchRouter:
             self._places[slots, positions] = torch.where(here, memory.gate.places_of(before, tokens), old)
             window = positions[:, None] - torch.arange(memory.gate.window, device=self.device)
             places = torch.where(here[:, None], self._places[slots[:, None], window.clamp_min(0)], 0)
-            seen = torch.where((window >= 0)[..., None], memory.gate.evidence[places], 0.0)
+            # One group at a time: [T, window] is the most that is held.
+            sums = [torch.where(window >= 0, of_group[places], 0.0).sum(-1) for of_group in memory.gate.evidence.unbind(-1)]
             count = (positions + 1).clamp_max(memory.gate.window)
-            gate = torch.where(here, memory.gate.value(seen.sum(1), count), gate)
+            gate = torch.where(here, memory.gate.value(torch.stack(sums, -1), count), gate)
         return TorchStep(slots, positions, tokens, gate)
 
     def route(self, step: TorchStep, layer: int, hidden: Tensor, logits: Tensor) -> Tensor:

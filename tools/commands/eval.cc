@@ -29,6 +29,12 @@ Status CheckVariants(const std::vector<std::string>& names) {
   return {};
 }
 
+std::string TitleOf(const EvalOptions& options) {
+  if (!options.memory.empty()) return options.memory.string();
+  if (!options.data.corpus.empty()) return options.data.corpus.front();
+  return fmt::format("{}", fmt::join(GroupNames(options.data.groups), ", "));
+}
+
 // Of those that nobody has chosen, what the engine can make.
 std::vector<std::string> VariantsOf(const Settings& settings) {
   std::vector<std::string> names = settings.Texts("variants");
@@ -110,10 +116,7 @@ Result<Output> RunEval(const Settings& settings) {
   POINTSMAN_TRY(EvalReport report, Evaluate(options));
   if (settings.Has("report")) {
     AddSettings(settings, report);
-    const CorpusOptions& data = options.data;
-    const std::string& text = data.corpus.empty() ? data.groups.front().name : data.corpus.front();
-    const std::string title = options.memory.empty() ? text : options.memory.string();
-    POINTSMAN_CHECK_OK(FileSystem::Real().WriteAtomically(settings.Path("report"), ToHtml(report, title)));
+    POINTSMAN_CHECK_OK(FileSystem::Real().WriteAtomically(settings.Path("report"), ToHtml(report, TitleOf(options))));
   }
   Output output{.json = ToJson(report), .text = ToTable(report, isatty(STDOUT_FILENO) != 0), .exit_code = 0};
   if (settings.Has("require") && DecisionText(report.verdict) != settings.Text("require")) {
