@@ -82,6 +82,22 @@ TEST_F(JobRequestsTest, TextsBecomeUploadsWhoseNamesTheServerChooses) {
   EXPECT_THAT(job.arguments, Contains(std::string(JobRunner::kUploads)));
 }
 
+TEST_F(JobRequestsTest, GroupsAreOneWordForEachOfTheirPaths) {
+  const JobSpec job =
+      Good({{"out", "notes"},
+            {"groups", {{{"name", "a b"}, {"paths", {"deep", "deep/a.md"}}}, {{"name", "-c"}, {"paths", {"deep"}}}}}});
+  for (const std::string& word :
+       {"--group=a b=" + At("texts/deep"), "--group=a b=" + At("texts/deep/a.md"), "--group=-c=" + At("texts/deep")}) {
+    EXPECT_THAT(job.arguments, Contains(word));
+  }
+  EXPECT_THAT(job.arguments, Not(Contains("--corpus")));
+  const auto group = [](const char* name, const char* path) -> json { return {{{"name", name}, {"paths", {path}}}}; };
+  ExpectError({{"out", "n"}, {"groups", group("a", "../memories")}}, ApiCode::kInvalidValue, "groups[0].paths",
+              "no path below");
+  ExpectError({{"out", "n"}, {"groups", group("a\nb", "deep")}}, ApiCode::kInvalidValue, "groups[0].name", "ASCII");
+  ExpectError({{"out", "n"}, {"groups", json::array()}}, ApiCode::kInvalidValue, "groups", "1 to 16");
+}
+
 TEST_F(JobRequestsTest, NoPathLeadsOutOfItsFolder) {
   const json text = {{{"text", "a"}}};
   for (const char* out : {"../notes", "/tmp/notes", "a/../../b", "."}) {
@@ -100,8 +116,8 @@ TEST_F(JobRequestsTest, ValuesAreCheckedBeforeACommandSeesThem) {
   ExpectError({{"out", "n"}, {"corpus", text}, {"jsonl_fields", {"a b"}}}, ApiCode::kInvalidValue, "jsonl_fields",
               "letters, digits");
   ExpectError({{"out", "n"}, {"corpus", text}, {"kind", "best"}}, ApiCode::kInvalidValue, "kind", "entries");
-  ExpectError({{"out", "n"}, {"corpus", text}, {"paths", {"deep"}}}, ApiCode::kInvalidValue, "corpus", "either");
-  ExpectError({{"out", "n"}}, ApiCode::kInvalidValue, "corpus", "either");
+  ExpectError({{"out", "n"}, {"corpus", text}, {"paths", {"deep"}}}, ApiCode::kInvalidValue, "corpus", "one of");
+  ExpectError({{"out", "n"}}, ApiCode::kInvalidValue, "corpus", "one of");
   ExpectError({{"corpus", text}}, ApiCode::kInvalidValue, "out", "required");
   ExpectError({{"out", "n"}, {"corpus", text}, {"model", "/x"}}, ApiCode::kInvalidValue, "model", "unknown field");
 }
