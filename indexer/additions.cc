@@ -75,6 +75,7 @@ class Addition {
   CorpusOptions data_;
   Manifest manifest_;
   std::shared_ptr<const RoutingTables> published_;
+  std::vector<std::string> groups_;  // of its gate
   std::vector<Sequence> sequences_;  // of the new documents
   std::vector<EntryRef> refs_;       // [N]
   std::vector<OwnedLayer> rows_;     // the new ones
@@ -140,7 +141,7 @@ Status Addition::Read() {
 
 void Addition::JoinGroup(Document& document, std::map<std::string, uint64_t>& joined) const {
   const GateView& gate = published_->gate;
-  if (GroupOfTags(document.tags, GroupNames(gate.groups))) return;
+  if (GroupOfTags(document.tags, groups_)) return;
   std::vector<double> evidence(gate.groups.size()), sums(gate.groups.size(), 0.0);
   for (size_t i = 1; i < document.tokens.size(); ++i) {
     GateEvidence(gate, document.tokens[i - 1], document.tokens[i], evidence);
@@ -265,8 +266,7 @@ Status Addition::ExtendGate() {
         "--off-domain "
         "names other text");
   }
-  const std::vector<std::string> names = GroupNames(gate.groups);
-  POINTSMAN_TRY(const DocumentGroups groups, GroupsOf(report_.documents, names));
+  POINTSMAN_TRY(const DocumentGroups groups, GroupsOf(report_.documents, groups_));
   POINTSMAN_TRY(const OwnedGate fresh, MakeGate(sequences_, unrelated, groups, {}));
   struct Marks {
     uint8_t is_common = 0;
@@ -290,7 +290,7 @@ Status Addition::ExtendGate() {
   for (const auto& [pair, marks] : pairs) {
     gate.pairs.push_back(pair);
     gate.is_common.push_back(marks.is_common);
-    if (names.size() > 1) gate.pair_groups.push_back(marks.groups);
+    if (groups_.size() > 1) gate.pair_groups.push_back(marks.groups);
   }
   return {};
 }
@@ -346,6 +346,7 @@ Result<AddReport> Addition::Run() {
   POINTSMAN_TRY(manifest_, writer_.manifest());
   POINTSMAN_TRY(RoutingTables tables, writer_.PublishedTables());
   published_ = std::make_shared<const RoutingTables>(std::move(tables));
+  groups_ = GroupNames(published_->gate.groups);
   if (published_->layers.empty()) {
     return Error{ErrorCode::kUnsupported,
                  options_.memory.string() + ": nothing is left in this memory; build a new one"};

@@ -31,15 +31,24 @@ void ForEachWindow(const SequenceEvidence& evidence, const GateView& gate, const
   }
 }
 
-// m_t of one group for t >= skip, of all sequences or of those of the group's own documents.
-std::vector<double> WindowMeans(std::span<const SequenceEvidence> sequences, const GateView& gate, size_t group,
-                                size_t skip, bool own) {
-  std::vector<double> means;
-  for (const SequenceEvidence& evidence : sequences) {
-    if (own && evidence.group != group) continue;
+// m_t of settled tokens for each group, ascending: of the unrelated text, and of the group's own.
+std::vector<GroupMeans> MeansByGroup(const GateSamples& samples, const GateView& gate) {
+  std::vector<GroupMeans> means(gate.groups.size());
+  for (const SequenceEvidence& evidence : samples.unrelated) {
     ForEachWindow(evidence, gate, [&](size_t t, std::span<const double> sums, size_t count) {
-      if (t >= skip) means.push_back(GateMean(gate, group, sums[group], count));
+      if (t < kSettledUnrelated) return;
+      for (size_t j = 0; j < means.size(); ++j) means[j].unrelated.push_back(GateMean(gate, j, sums[j], count));
     });
+  }
+  for (const SequenceEvidence& evidence : samples.related) {
+    const uint32_t j = evidence.group;
+    ForEachWindow(evidence, gate, [&](size_t t, std::span<const double> sums, size_t count) {
+      if (t >= kSettledRelated) means[j].own.push_back(GateMean(gate, j, sums[j], count));
+    });
+  }
+  for (GroupMeans& of : means) {
+    std::ranges::sort(of.unrelated);
+    std::ranges::sort(of.own);
   }
   return means;
 }
@@ -127,12 +136,7 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
   for (size_t j = 0; j < groups; ++j) {
     gate.groups[j].prior = static_cast<float>(MeanEvidence(samples.unrelated, j, groups));
   }
-  const GateView view = ViewOf(gate);
-  std::vector<GroupMeans> means;
-  for (size_t j = 0; j < groups; ++j) {
-    means.push_back({.unrelated = WindowMeans(samples.unrelated, view, j, kSettledUnrelated, /*own=*/false),
-                     .own = WindowMeans(samples.related, view, j, kSettledRelated, /*own=*/true)});
-  }
+  const std::vector<GroupMeans> means = MeansByGroup(samples, ViewOf(gate));
   std::vector<double> at{quantiles.unrelated};
   if (groups > 1) {
     at = DivideShare(1 - quantiles.unrelated, means);
@@ -141,8 +145,8 @@ void SetRamp(const GateSamples& samples, const GateQuantiles& quantiles, OwnedGa
   for (size_t j = 0; j < groups; ++j) {
     const auto& [low, high] = means[j];
     GateGroup& group = gate.groups[j];
-    group.lo = low.empty() ? group.prior : static_cast<float>(Quantile(low, at[j]));
-    group.hi = high.empty() ? 1.0f : static_cast<float>(Quantile(high, quantiles.related));
+    group.lo = low.empty() ? group.prior : static_cast<float>(SortedQuantile(low, at[j]));
+    group.hi = high.empty() ? 1.0f : static_cast<float>(SortedQuantile(high, quantiles.related));
     group.hi = std::max(group.hi, group.lo + kMinRamp);
   }
 }

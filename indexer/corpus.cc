@@ -108,9 +108,7 @@ Result<Corpus> Prepare(const Tokenizer& tokenizer, const IngestOptions& ingest, 
 }  // namespace
 
 Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split) {
-  SplitOptions grouped = split;
-  grouped.groups = static_cast<uint32_t>(std::max<size_t>(1, ingest.groups.size()));
-  return Prepare(tokenizer, ingest, grouped);
+  return Prepare(tokenizer, ingest, split);
 }
 
 Result<Corpus> PrepareTestCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitBudgets& budgets,

@@ -28,8 +28,8 @@ struct Corpus {
 // Documents are processed in this many logical shards (hash % kLogicalShards): the unit of order and of resume.
 inline constexpr uint64_t kLogicalShards = 64;
 
-// Ingests, clusters near-duplicates, splits by cluster and tokenises what the budgets take. With ingest.groups each has
-// an equal part of every budget, and its documents have its name as a tag.
+// Ingests, clusters near-duplicates, splits by cluster and tokenises what the budgets take. Documents of
+// ingest.groups have their group's name as a tag; split.groups are then as many.
 Result<Corpus> PrepareCorpus(const Tokenizer& tokenizer, const IngestOptions& ingest, const SplitOptions& split);
 
 // A test corpus: every document is kTest, but for those that are near-duplicates of one of `known` (what the memory was

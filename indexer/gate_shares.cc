@@ -13,9 +13,7 @@ constexpr size_t kMostSteps = 400;  // kMostShare in steps
 
 // The part of a group's own tokens that is open when it may open for 0, 1, .. kMostSteps steps of the unrelated text.
 std::vector<double> OpenBySteps(const GroupMeans& means) {
-  std::vector<double> unrelated = means.unrelated, own = means.own;
-  std::ranges::sort(unrelated);
-  std::ranges::sort(own);
+  const auto& [unrelated, own] = means;
   std::vector<double> open;
   for (size_t step = 0; step <= kMostSteps; ++step) {
     const double lo = unrelated.empty() ? 0 : SortedQuantile(unrelated, 1 - static_cast<double>(step) * kShareStep);

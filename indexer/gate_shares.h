@@ -6,7 +6,7 @@
 
 namespace pointsman {
 
-// m_t of one group's evidence (memory/routing_tables.h), a token each.
+// m_t of one group's evidence (memory/routing_tables.h), a token each, ascending.
 struct GroupMeans {
   std::vector<double> unrelated;  // of general text
   std::vector<double> own;        // of held-out text of the group

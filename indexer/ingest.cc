@@ -220,11 +220,12 @@ std::string IngestReport::Summary() const {
 
 Result<IngestResult> Ingest(const IngestOptions& options) {
   std::unordered_set<std::string> seen;
-  if (options.groups.empty()) return Ingester(options, seen).Run();
+  const std::vector<CorpusGroup> one{{.name = "", .paths = options.paths}};
+  const std::vector<CorpusGroup>& groups = options.groups.empty() ? one : options.groups;
   IngestResult all;
-  for (uint32_t group = 0; group < options.groups.size(); ++group) {
+  for (uint32_t group = 0; group < groups.size(); ++group) {
     IngestOptions part = options;
-    part.paths = options.groups[group].paths;
+    part.paths = groups[group].paths;
     POINTSMAN_TRY(IngestResult result, Ingester(part, seen).Run());
     for (RawDocument& document : result.documents) {
       document.group = group;

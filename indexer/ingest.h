@@ -87,8 +87,8 @@ struct IngestResult {
   IngestReport report;
 };
 
-// Errors: kInvalidArgument (no path given), kNotFound (a path that is not there; a corpus without
-// usable text, with the reasons). Of several files with equal content the first in the order of reading is kept.
+// Errors: kInvalidArgument (no path given), kNotFound (a path that is not there; a corpus without usable text, with the
+// reasons). Of several files with equal content the first in the order of reading is kept.
 Result<IngestResult> Ingest(const IngestOptions& options);
 
 }  // namespace pointsman

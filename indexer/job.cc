@@ -78,12 +78,12 @@ SplitOptions SplitOf(const CorpusOptions& options) {
   // Calibration text: a sixth of the reference text, at least 8,192 tokens of each group, whose ramp depends on its
   // own.
   constexpr uint64_t kCalibrationShare = 6, kLeastOfGroup = 8192;
-  const uint64_t least = kLeastOfGroup * std::max<size_t>(1, options.groups.size());
   SplitOptions split;
   split.seed = options.seed;
+  split.groups = static_cast<uint32_t>(std::max<size_t>(1, options.groups.size()));
   split.unit = options.split_by_library ? SplitUnit::kLibrary : SplitUnit::kCluster;
   split.budgets.reference_tokens = options.max_tokens;
-  split.budgets.calibration_tokens = std::max(least, options.max_tokens / kCalibrationShare);
+  split.budgets.calibration_tokens = std::max(kLeastOfGroup * split.groups, options.max_tokens / kCalibrationShare);
   split.budgets.test_tokens = options.max_test_tokens;
   split.budgets.max_tokens_per_document = options.max_tokens_per_document;
   return split;

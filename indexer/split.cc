@@ -82,15 +82,14 @@ std::vector<std::optional<SplitRole>> AssignRoles(std::span<const RawDocument> d
 Result<std::vector<SelectedDocument>> SelectDocuments(std::span<const RawDocument> documents,
                                                       std::span<const uint64_t> clusters, const SplitOptions& options,
                                                       const TokenCounter& count_tokens) {
-  const bool grouped = std::ranges::all_of(
-      documents, [&](const RawDocument& d) { return d.group < std::max<uint32_t>(1, options.groups); });
+  const uint64_t parts = std::max<uint32_t>(1, options.groups);
+  const bool grouped = std::ranges::all_of(documents, [&](const RawDocument& d) { return d.group < parts; });
   if (clusters.size() != documents.size() || !Valid(options.fractions) || !grouped) {
     return Error{ErrorCode::kInvalidArgument,
                  "split: one cluster a document, a group that there is and fractions >= 0 with a positive sum are "
                  "needed; check --split"};
   }
   const SplitBudgets& limits = options.budgets;
-  const uint64_t parts = std::max<uint32_t>(1, options.groups);
   // A part of a limit is never 0, which would mean none.
   const auto part = [&](uint64_t limit) { return limit == 0 ? 0 : std::max<uint64_t>(1, limit / parts); };
   using Budgets = std::array<Budget, 3>;

@@ -6,7 +6,7 @@ namespace pointsman {
 
 bool IsGroupName(std::string_view name) {
   constexpr size_t kLongest = 80;
-  const auto printable = [](char c) { return c >= ' ' && c <= '~'; };
+  const auto printable = [](char c) { return c >= ' ' && c <= '~' && c != '='; };
   return !name.empty() && name.size() <= kLongest && name.front() != ' ' && name.back() != ' ' &&
          std::ranges::all_of(name, printable);
 }

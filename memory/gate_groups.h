@@ -12,7 +12,7 @@
 
 namespace pointsman {
 
-// 1 to 80 printable ASCII characters, spaces only inside.
+// 1 to 80 printable ASCII characters, spaces only inside and no '=': a group is given as NAME=PATH.
 bool IsGroupName(std::string_view name);
 
 std::vector<std::string> GroupNames(std::span<const GateGroup> groups);

@@ -152,44 +152,43 @@ void AddPaths(const ApiContext& context, FieldReader& fields, const char* field,
   spec.arguments.insert(spec.arguments.end(), paths.begin(), paths.end());
 }
 
-// A list of {"name", "paths"} as the values of --group.
-void AddGroups(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
-  constexpr const char* kField = "groups";
-  const json* list = fields.Member(kField);
-  if (!list || list->is_null()) return;
-  if (!list->is_array() || list->empty() || list->size() > kMostGateGroups) {
-    return fields.Fail(kField, fmt::format("a list of 1 to {} objects with \"name\" and \"paths\"", kMostGateGroups));
+// Calls `read` with a reader of each object of a list, until one has an error. Whether there is a list without any.
+// `members` of the objects and the `most` there may be are named in errors.
+template <typename Read>
+bool ReadObjects(FieldReader& fields, const char* field, size_t most, const char* members, const Read& read) {
+  const json* list = fields.Member(field);
+  if (!list || list->is_null()) return false;
+  if (!list->is_array() || list->empty() || list->size() > most) {
+    fields.Fail(field, fmt::format("a list of 1 to {} objects with {}", most, members));
+    return false;
   }
-  for (size_t i = 0; i < list->size(); ++i) {
-    FieldReader one((*list)[i], fmt::format("{}[{}].", kField, i));
-    const std::string name = one.RequiredText("name", 80);
-    if (!one.error() && (!IsGroupName(name) || name.find('=') != std::string::npos)) {
-      one.Fail("name", "1 to 80 printable ASCII characters, no '='");
-    }
-    const std::vector<std::string> paths = ServerPaths(context, one, "paths");
+  for (size_t i = 0; i < list->size() && !fields.error(); ++i) {
+    FieldReader one((*list)[i], fmt::format("{}[{}].", field, i));
+    read(one);
     one.Finish();
     fields.Absorb(one);
-    if (fields.error()) return;
-    for (const std::string& path : paths) spec.arguments.push_back(fmt::format("--group={}={}", name, path));
   }
+  return !fields.error();
+}
+
+// A list of {"name", "paths"} as the values of --group.
+void AddGroups(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
+  ReadObjects(fields, "groups", kMostGateGroups, R"("name" and "paths")", [&](FieldReader& one) {
+    const std::string name = one.RequiredText("name", 80);
+    if (!IsGroupName(name)) one.Fail("name", "1 to 80 printable ASCII characters, no '='");
+    for (const std::string& path : ServerPaths(context, one, "paths")) {
+      spec.arguments.push_back(fmt::format("--group={}={}", name, path));
+    }
+  });
 }
 
 // A list of {"name", "text"} as uploads, whose folder is the value of an option.
 void AddTexts(FieldReader& fields, const char* field, const char* option, JobSpec& spec) {
-  const json* list = fields.Member(field);
-  if (!list || list->is_null()) return;
-  if (!list->is_array() || list->empty() || list->size() > kMostTexts) {
-    return fields.Fail(field, fmt::format("a list of 1 to {} objects with \"name\" and \"text\"", kMostTexts));
-  }
-  for (size_t i = 0; i < list->size(); ++i) {
-    FieldReader one((*list)[i], fmt::format("{}[{}].", field, i));
+  const bool read = ReadObjects(fields, field, kMostTexts, R"("name" and "text")", [&](FieldReader& one) {
     const std::string name = one.Text("name", "", 1024);
-    std::string text = one.RequiredText("text", kMostTextBytes);
-    one.Finish();
-    fields.Absorb(one);
-    if (fields.error()) return;
-    AddUpload(spec, name, std::move(text));
-  }
+    AddUpload(spec, name, one.RequiredText("text", kMostTextBytes));
+  });
+  if (!read) return;
   spec.arguments.emplace_back(option);
   spec.arguments.emplace_back(JobRunner::kUploads);
 }

@@ -176,11 +176,13 @@ class Evaluation {
                     SplitBudgets{}.min_tokens_per_document, left_out_)};
   }
 
-  Status CheckCorpusNamed() const {
+  // The groups given, in the order of the build: a text that two groups have is of the first one.
+  Result<std::vector<CorpusGroup>> GroupsAsBuilt() const {
     const std::vector<std::string> built = GroupNames(memory_->tables().gate.groups);
-    const std::vector<CorpusGroup>& given = options_.data.groups;
-    const auto is_built = [&](const CorpusGroup& group) { return std::ranges::count(built, group.name) > 0; };
-    if (built.size() > 1 && (given.size() != built.size() || !std::ranges::all_of(given, is_built))) {
+    std::vector<CorpusGroup> given = options_.data.groups;
+    const auto place = [&](const CorpusGroup& group) { return std::ranges::find(built, group.name) - built.begin(); };
+    std::ranges::sort(given, {}, place);
+    if (built.size() > 1 && GroupNames(given) != built) {
       return Error{ErrorCode::kInvalidArgument,
                    fmt::format("--group: name the groups that the memory was built from, {} (their test split is "
                                "scored), or give a --test-corpus",
@@ -191,14 +193,14 @@ class Evaluation {
                    "--corpus: name the corpus that the memory was built from (its test split is scored), or give a "
                    "--test-corpus"};
     }
-    return {};
+    return given;
   }
 
   // The test documents that the manifest names, found again in --corpus by their content.
   Status LoadRecordedTest(std::vector<Document>& test) {
     const Manifest& manifest = memory_->manifest();
-    POINTSMAN_CHECK_OK(CheckCorpusNamed());
     CorpusOptions data = options_.data;
+    POINTSMAN_TRY(data.groups, GroupsAsBuilt());
     data.seed = manifest.seed;
     const auto setting = [&](const char* name, uint64_t otherwise) {
       const auto found = manifest.settings.find(name);
@@ -210,9 +212,6 @@ class Evaluation {
         static_cast<uint32_t>(setting("max-tokens-per-document", data.max_tokens_per_document));
     const auto unit = manifest.settings.find("split-by");
     data.split_by_library = unit != manifest.settings.end() && unit->second == "library";
-    // A text that two groups have is of the first one.
-    const std::vector<std::string> built = GroupNames(memory_->tables().gate.groups);
-    std::ranges::sort(data.groups, {}, [&](const CorpusGroup& group) { return std::ranges::find(built, group.name); });
     // The same sample, clusters and budgets as the build's; only what the manifest names is scored.
     POINTSMAN_TRY(Corpus corpus, LoadCorpus(model_, data));
     std::map<std::string, std::vector<std::string>> tags;
