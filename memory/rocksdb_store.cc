@@ -16,6 +16,7 @@
 #include "memory/document_id.h"
 #include "memory/record.h"
 #include "memory/rocksdb_options.h"
+#include "memory/undisturbed_read.h"
 
 namespace pointsman {
 namespace {
@@ -125,7 +126,8 @@ Status Store::Open(bool create, bool read_only, rocksdb::Env* env) {
                  fmt::format("{}: file CURRENT is missing; {}", directory_.string(), kTruthRemedy)};
   }
   read_only_ = read_only;
-  const rocksdb::Options options = MakeRocksDbOptions(create, env);
+  rocksdb::Options options = MakeRocksDbOptions(create, env);
+  if (read_only) options.max_open_files = -1;  // all tables now: the writer may remove them
   std::vector<rocksdb::ColumnFamilyDescriptor> descriptors;
   for (const char* name : kFamilyNames) descriptors.emplace_back(name, options);
   rocksdb::DB* db = nullptr;
@@ -448,6 +450,19 @@ Status Store::CheckRecords() {
   });
 }
 
+// What was there at one moment. A writer beside this may replace files between RocksDB's look at its manifest, its logs
+// and its tables: some reads would then be errors, and one that misses a log could leave out changes.
+Result<std::unique_ptr<Store>> OpenView(const fs::path& directory) {
+  std::unique_ptr<Store> store;
+  POINTSMAN_CHECK_OK(OpenUndisturbed(directory, [&] {
+    return Guarded(directory, [&] {
+      store = std::make_unique<Store>(directory);
+      return store->Open(/*create=*/false, /*read_only=*/true, nullptr);
+    });
+  }));
+  return store;
+}
+
 }  // namespace
 
 Result<std::unique_ptr<EntryStore>> RocksDbStore::Open(const fs::path& directory, bool create, rocksdb::Env* env) {
@@ -459,11 +474,8 @@ Result<std::unique_ptr<EntryStore>> RocksDbStore::Open(const fs::path& directory
 }
 
 Result<std::unique_ptr<EntryStore>> RocksDbStore::OpenReadOnly(const fs::path& directory) {
-  return Guarded(directory, [&]() -> Result<std::unique_ptr<EntryStore>> {
-    auto store = std::make_unique<Store>(directory);
-    POINTSMAN_CHECK_OK(store->Open(/*create=*/false, /*read_only=*/true, nullptr));
-    return std::unique_ptr<EntryStore>(std::move(store));
-  });
+  POINTSMAN_TRY(std::unique_ptr<Store> store, OpenView(directory));
+  return std::unique_ptr<EntryStore>(std::move(store));
 }
 
 Result<uint64_t> RocksDbStore::PeekLastSequence(const fs::path& directory) {
@@ -473,10 +485,9 @@ Result<uint64_t> RocksDbStore::PeekLastSequence(const fs::path& directory) {
 
 Result<uint64_t> RocksDbStore::Check(const fs::path& directory) {
   return Guarded(directory, [&]() -> Result<uint64_t> {
-    Store store(directory);
-    POINTSMAN_CHECK_OK(store.Open(/*create=*/false, /*read_only=*/true, nullptr));
-    POINTSMAN_CHECK_OK(store.CheckRecords());
-    return store.LastSequence();
+    POINTSMAN_TRY(const std::unique_ptr<Store> store, OpenView(directory));
+    POINTSMAN_CHECK_OK(store->CheckRecords());
+    return store->LastSequence();
   });
 }
 

@@ -28,7 +28,8 @@ class RocksDbStore {
   static Result<std::unique_ptr<EntryStore>> Open(const std::filesystem::path& directory, bool create,
                                                   rocksdb::Env* env = nullptr);
 
-  // For reading beside a writer, without a lock: what was there at this moment. Every write is kInvalidArgument.
+  // For reading beside a writer, without a lock: what was there at one moment, also when the writer removes the files
+  // later. Every write is kInvalidArgument. kBusy: the writer replaces its files faster than they can be opened.
   static Result<std::unique_ptr<EntryStore>> OpenReadOnly(const std::filesystem::path& directory);
 
   // The last sequence number, read-only: before Open(), which deletes files that a damaged RocksDB manifest forgot.
