@@ -65,6 +65,7 @@ class FieldReader {
 
   // Notes "NAME: MESSAGE" unless there is an error already.
   void Fail(std::string_view name, std::string_view message, ApiCode code = ApiCode::kInvalidValue);
+  std::string PathOf(std::string_view name) const { return path_ + std::string(name); }  // what messages call it
   // Takes over the first error of a reader of a member.
   void Absorb(const FieldReader& member);
   void Absorb(const ApiError& error);  // the same, of who read it without ours

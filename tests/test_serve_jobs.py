@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import time
 
@@ -115,12 +114,10 @@ def test_a_build_over_http_is_the_commands_own(pointsman, model, corpus, off_dom
 
 
 def test_a_memory_of_several_domains_over_http(pointsman, model, corpus, off_domain, places):
-    folder = corpus.parent / "notes_of_another_kind"
-    folder.mkdir(exist_ok=True)
+    """One that lies on the server, one of texts that come along."""
     draw = random.Random(3)
-    for i in range(120):
-        (folder / f"{i}.txt").write_text(" ".join("".join(draw.choices("aeioulnrst", k=5)) for _ in range(90)))
-    groups = [{"name": "headers", "paths": [corpus.name]}, {"name": "notes", "paths": [folder.name]}]
+    notes = [{"name": f"{i}.txt", "text": " ".join("".join(draw.choices("aeioulnrst", k=5)) for _ in range(90))} for i in range(120)]
+    groups = [{"name": "headers", "paths": [corpus.name]}, {"name": "notes", "corpus": notes}]
     with serving(pointsman, model, *places) as server:
         job = server.ok("POST", "/v1/builds", {"out": "both", "groups": groups, "off_domain": [off_domain.name], **SMALL}, 202)
         done = ended(server, job["id"])
@@ -135,7 +132,6 @@ def test_a_memory_of_several_domains_over_http(pointsman, model, corpus, off_dom
         assert scored["status"] == "succeeded", scored["error"]
         kinds = {row["name"] for row in scored["result"]["breakdown"]["kinds"] if row["by"] == "group"}
         assert kinds == {"headers", "notes"}
-    shutil.rmtree(folder)
 
 
 def test_texts_come_along_and_every_option_is_the_commands(pointsman, model, corpus, off_domain, places):

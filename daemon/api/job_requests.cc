@@ -163,7 +163,7 @@ bool ReadObjects(FieldReader& fields, const char* field, size_t most, const char
     return false;
   }
   for (size_t i = 0; i < list->size() && !fields.error(); ++i) {
-    FieldReader one((*list)[i], fmt::format("{}[{}].", field, i));
+    FieldReader one((*list)[i], fmt::format("{}[{}].", fields.PathOf(field), i));
     read(one);
     one.Finish();
     fields.Absorb(one);
@@ -171,26 +171,39 @@ bool ReadObjects(FieldReader& fields, const char* field, size_t most, const char
   return !fields.error();
 }
 
-// A list of {"name", "paths"} as the values of --group.
-void AddGroups(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
-  ReadObjects(fields, "groups", kMostGateGroups, R"("name" and "paths")", [&](FieldReader& one) {
-    const std::string name = one.RequiredText("name", 80);
-    if (!IsGroupName(name)) one.Fail("name", "1 to 80 printable ASCII characters, no '='");
-    for (const std::string& path : ServerPaths(context, one, "paths")) {
-      spec.arguments.push_back(fmt::format("--group={}={}", name, path));
-    }
+// A list of {"name", "text"} as uploads in `folder`. Whether there is one without an error.
+bool ReadTexts(FieldReader& fields, const char* field, const std::string& folder, JobSpec& spec) {
+  return ReadObjects(fields, field, kMostTexts, R"("name" and "text")", [&](FieldReader& one) {
+    const std::string name = one.Text("name", "", 1024);
+    AddUpload(spec, folder, name, one.RequiredText("text", kMostTextBytes));
   });
 }
 
-// A list of {"name", "text"} as uploads, whose folder is the value of an option.
+// All uploads as the value of an option.
 void AddTexts(FieldReader& fields, const char* field, const char* option, JobSpec& spec) {
-  const bool read = ReadObjects(fields, field, kMostTexts, R"("name" and "text")", [&](FieldReader& one) {
-    const std::string name = one.Text("name", "", 1024);
-    AddUpload(spec, name, one.RequiredText("text", kMostTextBytes));
-  });
-  if (!read) return;
+  if (!ReadTexts(fields, field, "", spec)) return;
   spec.arguments.emplace_back(option);
   spec.arguments.emplace_back(JobRunner::kUploads);
+}
+
+// A list of {"name", "paths"} or {"name", "corpus"} as the values of --group.
+void AddGroups(const ApiContext& context, FieldReader& fields, JobSpec& spec) {
+  size_t number = 0;
+  ReadObjects(fields, "groups", kMostGateGroups, R"("name" and "paths" or "corpus")", [&](FieldReader& one) {
+    const std::string name = one.RequiredText("name", 80);
+    if (!IsGroupName(name)) one.Fail("name", "1 to 80 printable ASCII characters, no '='");
+    const auto add = [&](const std::string& path) {
+      spec.arguments.push_back(fmt::format("--group={}={}", name, path));
+    };
+    const std::string folder = fmt::format("group-{}", ++number);
+    if (!one.Has("corpus")) {
+      for (const std::string& path : ServerPaths(context, one, "paths")) add(path);
+    } else if (one.Has("paths")) {
+      one.Fail("paths", "give one of paths on the server and corpus, a list of texts");
+    } else if (ReadTexts(one, "corpus", folder, spec)) {
+      add(fmt::format("{}/{}", JobRunner::kUploads, folder));
+    }
+  });
 }
 
 bool IsListOfTexts(FieldReader& fields, const char* field) {
@@ -236,7 +249,7 @@ ApiResult<JobSpec> BuildJobOf(const ApiContext& context, const Principal& princi
   const std::vector<CommandOption> options = BuildFields();
   AddOptions(fields, options, spec.arguments);
   if (fields.Has("corpus") + fields.Has("paths") + fields.Has("groups") != 1) {
-    fields.Fail("corpus", "give one of corpus, a list of texts, paths on the server, and groups of such paths");
+    fields.Fail("corpus", "give one of corpus, a list of texts, paths on the server, and groups of either");
   }
   AddCorpus(context, fields, spec);
   AddPaths(context, fields, "off_domain", "--off-domain", spec);
@@ -265,7 +278,7 @@ ApiResult<JobSpec> DocumentJobOf(const ApiContext& context, const MemoryUse& use
   if (document.ttl_s > 0) spec.arguments.push_back(fmt::format("--ttl={}", document.ttl_s));
   for (const std::string& tag : document.tags) spec.arguments.push_back("--tag=" + tag);
   // Plain text whatever the client calls it: a name must not choose how it is read.
-  AddUpload(spec, "document.txt", std::move(document.text));
+  AddUpload(spec, "", "document.txt", std::move(document.text));
   spec.arguments.emplace_back("--corpus");
   spec.arguments.emplace_back(JobRunner::kUploads);
   return spec;

@@ -98,6 +98,25 @@ TEST_F(JobRequestsTest, GroupsAreOneWordForEachOfTheirPaths) {
   ExpectError({{"out", "n"}, {"groups", json::array()}}, ApiCode::kInvalidValue, "groups", "1 to 16");
 }
 
+TEST_F(JobRequestsTest, TextsOfAGroupAreUploadsInAFolderOfTheirOwn) {
+  const json a = {{"name", "a"}, {"corpus", {{{"name", "../x.md"}, {"text", "first"}}, {{"text", "second"}}}}};
+  const json b = {{"name", "b"}, {"paths", {"deep"}}}, c = {{"name", "c"}, {"corpus", {{{"text", "third"}}}}};
+  const JobSpec job = Good({{"out", "notes"}, {"groups", {a, b, c}}});
+  ASSERT_EQ(job.uploads.size(), 3u);
+  EXPECT_EQ(job.uploads[0].first, "group-1/000001-x.md");
+  EXPECT_EQ(job.uploads[1].first, "group-1/000002-text.txt");
+  EXPECT_EQ(job.uploads[2].first, "group-3/000003-text.txt");
+  for (const std::string& word : {std::string("--group=a=uploads/group-1"), "--group=b=" + At("texts/deep"),
+                                  std::string("--group=c=uploads/group-3")}) {
+    EXPECT_THAT(job.arguments, Contains(word));
+  }
+  json both = c;
+  both["paths"] = {"deep"};
+  ExpectError({{"out", "n"}, {"groups", {both}}}, ApiCode::kInvalidValue, "groups[0].paths", "one of");
+  ExpectError({{"out", "n"}, {"groups", {a, {{"name", "b"}, {"corpus", {{{"name", "x"}}}}}}}}, ApiCode::kInvalidValue,
+              "groups[1].corpus[0].text", "required");
+}
+
 TEST_F(JobRequestsTest, NoPathLeadsOutOfItsFolder) {
   const json text = {{{"text", "a"}}};
   for (const char* out : {"../notes", "/tmp/notes", "a/../../b", "."}) {

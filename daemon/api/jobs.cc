@@ -209,7 +209,7 @@ json JobJson(const ApiContext& context, const JobRecord& job) {
   return object;
 }
 
-void AddUpload(JobSpec& spec, const std::string& name, std::string text) {
+void AddUpload(JobSpec& spec, const std::filesystem::path& folder, const std::string& name, std::string text) {
   std::string safe = name.substr(name.find_last_of('/') + 1);  // npos + 1 is 0
   for (char& c : safe) {
     const bool plain =
@@ -218,7 +218,8 @@ void AddUpload(JobSpec& spec, const std::string& name, std::string text) {
   }
   if (safe.empty()) safe = "text.txt";
   if (safe.size() > kUploadNameBytes) safe = safe.substr(safe.size() - kUploadNameBytes);  // its extension counts
-  spec.uploads.emplace_back(fmt::format("{:06}-{}", spec.uploads.size() + 1, safe), std::move(text));
+  spec.uploads.emplace_back((folder / fmt::format("{:06}-{}", spec.uploads.size() + 1, safe)).string(),
+                            std::move(text));
 }
 
 HttpResponse SubmitJob(ApiContext& context, const HttpRequest& http, JobSpec spec) {

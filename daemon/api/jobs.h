@@ -1,6 +1,7 @@
 // What the handlers of jobs share with those of other resources that have long work to do.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -14,8 +15,9 @@ namespace pointsman {
 // principal and, if it is empty, the id are filled in. Writes files: on a compute thread.
 HttpResponse SubmitJob(ApiContext& context, const HttpRequest& http, JobSpec spec);
 
-// `text` as a file of the job's uploads: a number, and of the client's `name` what is safe in a file's name.
-void AddUpload(JobSpec& spec, const std::string& name, std::string text);
+// `text` as a file of the job's uploads, below `folder` of them (a name of ours; empty: at the top): a number, and of
+// the client's `name` what is safe in a file's name.
+void AddUpload(JobSpec& spec, const std::filesystem::path& folder, const std::string& name, std::string text);
 
 // J of the API: what clients see. Errors lose the folders of paths.
 nlohmann::json JobJson(const ApiContext& context, const JobRecord& job);

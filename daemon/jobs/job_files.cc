@@ -1,5 +1,6 @@
 #include "daemon/jobs/job_files.h"
 
+#include <set>
 #include <span>
 
 #include "memory/file_layer.h"
@@ -60,13 +61,17 @@ Status JobFiles::WriteUploads(const std::string& id, const Uploads& uploads) con
   FileSystem& files = FileSystem::Real();
   const std::filesystem::path folder = DirectoryOf(id) / kUploads;
   POINTSMAN_CHECK_OK(files.CreateDirectories(folder));
+  std::set<std::filesystem::path> folders{folder};
   for (const auto& [name, bytes] : uploads) {
+    const std::filesystem::path parent = (folder / name).parent_path();
+    if (folders.insert(parent).second) POINTSMAN_CHECK_OK(files.CreateDirectories(parent));
     POINTSMAN_TRY(const std::unique_ptr<WritableFile> file, files.Create(folder / name));
     POINTSMAN_CHECK_OK(file->Append(std::as_bytes(std::span(bytes.data(), bytes.size()))));
     POINTSMAN_CHECK_OK(file->Sync());
     POINTSMAN_CHECK_OK(file->Close());
   }
-  return files.SyncDirectory(folder);
+  for (const std::filesystem::path& made : folders) POINTSMAN_CHECK_OK(files.SyncDirectory(made));
+  return {};
 }
 
 Status JobFiles::RemoveUploads(const std::string& id) const {

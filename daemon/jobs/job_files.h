@@ -15,7 +15,7 @@ namespace pointsman {
 
 class JobFiles {
  public:
-  // Plain file names and bytes.
+  // Plain file names, or FOLDER/NAME, and bytes.
   using Uploads = std::vector<std::pair<std::string, std::string>>;
   static constexpr const char* kUploads = "uploads";
 
