@@ -126,9 +126,9 @@ Status Addition::Read() {
     report_.tokens += document.tokens.size();
   }
   for (const auto& [group, count] : joined) {
-    report_.notes.push_back(fmt::format(
-        "{} documents have no tag of a group and joined {}, where most of their token pairs stand; --tag GROUP chooses",
-        count, group));
+    report_.notes.push_back(
+        fmt::format("{} without a tag of a group joined {}, where most of the token pairs stand; --tag GROUP chooses",
+                    count == 1 ? "1 document" : fmt::format("{} documents", count), group));
   }
   report_.documents = std::move(read.documents);
   sequences_ = MakeSequences(report_.documents, SplitRole::kReference, SequenceOptionsOf(model_.config()));

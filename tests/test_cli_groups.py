@@ -123,7 +123,7 @@ def test_a_new_document_joins_the_group_that_its_tag_names_or_that_is_most_like_
     like.write_text("\n".join(line for line in lines[:60] if line.strip()) + "\nstruct mine { int only_here; };\n")
     joined = add("--corpus", like, "--tag", "mine")
     assert joined["documents"][0]["tags"] == ["mine", "headers"], joined
-    assert any("1 documents" in note and "joined headers" in note and "--tag" in note for note in joined["notes"])
+    assert any("1 document " in note and "joined headers" in note and "--tag" in note for note in joined["notes"])
 
     reader = GenerationReader(grouped)
     assert len(reader.gate["pair_groups"]) == len(reader.gate["pairs"])

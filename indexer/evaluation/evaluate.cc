@@ -44,10 +44,10 @@ class Evaluation {
 
   Result<EvalReport> Run() {
     POINTSMAN_CHECK_OK(OpenMemory());
-    POINTSMAN_TRY(const std::vector<std::string> variants, ChooseVariants({.asked = options_.variants,
-                                                                           .in_host = runtime_ == nullptr,
-                                                                           .has_memory = !options_.memory.empty(),
-                                                                           .retrained_kind = RetrainedKind()}));
+    const std::vector<std::string> variants = ChooseVariants({.asked = options_.variants,
+                                                              .in_host = runtime_ == nullptr,
+                                                              .has_memory = !options_.memory.empty(),
+                                                              .retrained_kind = RetrainedKind()});
     POINTSMAN_CHECK_OK(LoadDocuments());
     POINTSMAN_CHECK_OK(MakeTask());
     POINTSMAN_CHECK_OK(LoadUnrelated());
@@ -470,6 +470,7 @@ class Evaluation {
 }  // namespace
 
 Result<EvalReport> Evaluate(const EvalOptions& options) {
+  POINTSMAN_CHECK_OK(CheckVariants(options.variants, options.host.has_value()));
   if (options.memory.empty()) POINTSMAN_CHECK_OK(CheckCorpus(options.data));
   if (options.host) {
     POINTSMAN_CHECK_OK(CheckAsked(options));

@@ -68,15 +68,13 @@ void Describe(const TextOverlap& overlap, const std::string& what, const std::st
               std::vector<std::string>& notes) {
   if (overlap.near_duplicates > 0) {
     notes.push_back(
-        fmt::format("leakage: {} near-duplicate pairs between {} and the text that the memory was made "
-                    "from ({}), most alike {}",
+        fmt::format("leakage: {} near-duplicate pairs between {} and the text that is learned from ({}), most alike {}",
                     overlap.near_duplicates, what, meaning, PairText(overlap.worst.front())));
   }
   if (overlap.repeated_tokens > 0) {
     notes.push_back(
         fmt::format("leakage: {:.1f}% of the tokens of {} ({} of {} documents) lie in runs of {} or more tokens that "
-                    "stand word for "
-                    "word in the text that the memory was made from ({}); the longest run has {}",
+                    "stand word for word in the text that is learned from ({}); the longest run has {}",
                     100.0 * static_cast<double>(overlap.repeated_tokens) / static_cast<double>(overlap.tokens), what,
                     overlap.repeated_documents, overlap.documents, kRepeatedRun, meaning, overlap.longest_run));
   }

@@ -1,5 +1,7 @@
 #include "indexer/evaluation/variant_choice.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -18,20 +20,26 @@ bool NeedsMemory(const std::string& variant) {
   return std::find(kNames.begin(), kNames.end(), variant) != kNames.end();
 }
 
+std::vector<std::string> KnownVariants(bool in_host) { return in_host ? VariantNamesInHost() : VariantNames(); }
+
 }  // namespace
 
-Result<std::vector<std::string>> ChooseVariants(const VariantChoice& choice) {
-  const std::vector<std::string> known = choice.in_host ? VariantNamesInHost() : VariantNames();
+Status CheckVariants(const std::vector<std::string>& asked, bool in_host) {
+  const std::vector<std::string> known = KnownVariants(in_host);
+  if (asked == std::vector<std::string>{"all"}) return {};
+  for (const std::string& name : asked) {
+    if (Has(known, name)) continue;
+    return Error{ErrorCode::kInvalidArgument,
+                 fmt::format("--variants: '{}' is no variant{}; use all, or some of {}", name,
+                             in_host ? " that --capture transformers can make" : "", fmt::join(known, ", "))};
+  }
+  return {};
+}
+
+std::vector<std::string> ChooseVariants(const VariantChoice& choice) {
+  const std::vector<std::string> known = KnownVariants(choice.in_host);
   std::vector<std::string> chosen = choice.asked;
   if (chosen == std::vector<std::string>{"all"}) chosen = known;
-  for (const std::string& name : chosen) {
-    if (Has(known, name)) continue;
-    std::string names;
-    for (const std::string& k : known) names += (names.empty() ? "" : ", ") + k;
-    return Error{ErrorCode::kInvalidArgument, "--variants " + name + ": not a variant" +
-                                                  (choice.in_host ? " that --capture transformers can make" : "") +
-                                                  "; use all or some of " + names};
-  }
   // Everything is a difference to frozen, on the same tokens.
   const bool halves = std::any_of(chosen.begin(), chosen.end(), [](const std::string& name) {
     return name.ends_with("rewiring") || name.ends_with("_second_half");

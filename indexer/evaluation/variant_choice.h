@@ -8,14 +8,17 @@
 
 namespace pointsman {
 
+// Before a model is loaded. `in_host`: another engine computes, which makes VariantNamesInHost() alone.
+// kInvalidArgument for a name that is none, or that the engine cannot make; {"all"} is all of them.
+Status CheckVariants(const std::vector<std::string>& asked, bool in_host);
+
 struct VariantChoice {
-  std::vector<std::string> asked;  // of VariantNames(), or {"all"}
-  bool in_host = false;            // another engine computes: VariantNamesInHost() alone
+  std::vector<std::string> asked;  // CheckVariants let them pass
+  bool in_host = false;
   bool has_memory = false;
   std::string retrained_kind;  // what `memory` is trained again as; empty: it is not
 };
-// kInvalidArgument for a name that is none, or that the engine cannot make.
-Result<std::vector<std::string>> ChooseVariants(const VariantChoice& choice);
+std::vector<std::string> ChooseVariants(const VariantChoice& choice);
 
 // `output_published`: the memory holds what memory+output asks for.
 bool NeedsReference(const std::string& variant, bool output_published);

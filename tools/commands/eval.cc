@@ -18,17 +18,6 @@ namespace {
 
 constexpr int kRequirementNotMet = 3;
 
-Status CheckVariants(const std::vector<std::string>& names) {
-  std::vector<std::string> known = VariantNames();
-  known.emplace_back("all");
-  for (const std::string& name : names) {
-    if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-    return Error{ErrorCode::kInvalidArgument,
-                 fmt::format("--variants: '{}' is not in this version; use {}", name, fmt::join(known, ", "))};
-  }
-  return {};
-}
-
 std::string TitleOf(const EvalOptions& options) {
   if (!options.memory.empty()) return options.memory.string();
   if (!options.data.corpus.empty()) return options.data.corpus.front();
@@ -107,7 +96,6 @@ Result<Output> RunEval(const Settings& settings) {
   options.rewire_interval = static_cast<uint32_t>(settings.Integer("rewire-interval"));
   options.rewire_recompute = settings.Text("rewire-kv") == "recompute";
   POINTSMAN_TRY(options.task, TaskOptionsOf(settings));
-  POINTSMAN_CHECK_OK(CheckVariants(options.variants));
   if (options.memory.empty() && options.data.corpus.empty() && options.data.groups.empty()) {
     return Error{ErrorCode::kInvalidArgument, "--corpus PATH is missing: give it, or a --memory that knows its own"};
   }

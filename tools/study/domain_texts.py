@@ -16,4 +16,7 @@ def domains_of(parser: argparse.ArgumentParser, given: list[str]) -> dict[str, l
 
 def signed(value: float | None, digits: int = 3) -> str:
     """-0.0123 -> -.012; - for what was not measured."""
-    return "-" if value is None else f"{value:+.{digits}f}".replace("0.", ".", 1)
+    if value is None:
+        return "-"
+    text = f"{value:+.{digits}f}"
+    return text[0] + text[1:].removeprefix("0")
