@@ -70,7 +70,12 @@ Result<std::unique_ptr<AddedRows>> AddedRows::Create(std::shared_ptr<const Routi
     layer.projection = Optional(view.keys.projection, {d, h});
     layer.router_delta = Optional(view.router_delta, {e, h});
     if (!view.token_table.empty()) {
-      layer.token_table = Dequantized(view.token_table, view.token_table_scales, e);
+      const at::Tensor table = Dequantized(view.token_table, view.token_table_scales, e);
+      layer.token_table = at::cat({table, at::zeros({1, e}, at::kFloat)}, 0);
+      if (!view.token_ids.empty()) {
+        const std::vector<int64_t> ids(view.token_ids.begin(), view.token_ids.end());
+        layer.token_ids = at::tensor(ids, at::kLong);
+      }
     }
     const at::Tensor& inputs = hidden[view.layer];
     layer.keys = ProjectKeys(inputs, layer.mean, layer.projection);
@@ -176,8 +181,16 @@ at::Tensor AddedRows::Change(int layer_number, const at::Tensor& hidden, const B
     change = layer.old_change.index_select(0, batch.rows) + at::matmul(weights.unsqueeze(1), values).squeeze(1);
   }
   if (layer.router_delta.defined()) change = change + at::matmul(hidden, layer.router_delta.t());
-  if (layer.token_table.defined()) change = change + at::embedding(layer.token_table, batch.ids.view({-1}));
+  if (layer.token_table.defined()) change = change + at::embedding(layer.token_table, TokenRows(layer, batch));
   return change;
+}
+
+at::Tensor AddedRows::TokenRows(const Layer& layer, const Batch& batch) {
+  const at::Tensor ids = batch.ids.view({-1});
+  const int64_t none = layer.token_table.size(0) - 1;
+  if (!layer.token_ids.defined()) return ids.clamp_max(none);
+  const at::Tensor rows = at::searchsorted(layer.token_ids, ids).clamp_max(none - 1);
+  return at::where(layer.token_ids.index_select(0, rows) == ids, rows, none);
 }
 
 void AddedRows::SetEntryValues(std::span<const at::Tensor> by_layer) {

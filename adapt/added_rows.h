@@ -60,12 +60,15 @@ class AddedRows : public RoutingModule {
     at::Tensor old_keys, old_values;  // prototypes: [R, D], [R, E]
     at::Tensor old_change;            // entries: [N, E], what the old entries say to each new token
     at::Tensor weights, neighbours;   // entries: [N, k], of the new entries; weight 0 where an old one stands
-    at::Tensor router_delta, token_table;
+    at::Tensor router_delta;
+    at::Tensor token_table;  // [N + 1, E]: the last row, of zeros, is that of tokens without one
+    at::Tensor token_ids;    // [N]; undefined: row v is token v's
   };
   AddedRows(std::shared_ptr<const RoutingTables> tables, const AddedRowsOptions& options)
       : tables_(std::move(tables)), options_(options) {}
   Status AddPrototypes(Layer& layer) const;
   void AddEntries(Layer& layer, const at::Tensor& hidden, std::span<const uint32_t> groups) const;
+  static at::Tensor TokenRows(const Layer& layer, const Batch& batch);
   at::Tensor PrototypeChange(const Layer& layer, const at::Tensor& hidden) const;
 
   std::shared_ptr<const RoutingTables> tables_;

@@ -151,6 +151,36 @@ TEST_F(MemoryOfATinyModel, OldEntriesSayWhatTheySaid) {
   EXPECT_LT((now - was).abs().max().item<float>(), 0.02f * was.abs().max().item<float>());
 }
 
+TEST_F(MemoryOfATinyModel, ATokenTableOfSomeTokensSaysWhatAWholeOneSays) {
+  const auto vocabulary = static_cast<size_t>(model_->config().vocab_size);
+  std::vector<OwnedLayer>& layers = tables_[1].layers;
+  std::vector<float> rows(vocabulary * layers[0].experts);
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (i / layers[0].experts % 5 == 1) rows[i] = 0.1f * static_cast<float>(i % 7) - 0.3f;
+  }
+  layers[0].SetTokenTable(rows);
+  ASSERT_FALSE(layers[0].token_ids.empty());
+  const Batch batch = BatchOf({0, 1, 2});
+  const at::NoGradGuard no_grad;
+  const at::Tensor some = Make(MemoryKind::kPrototypes, groups_)->Change(0, HiddenOf(batch, 0), batch, true);
+  OwnedLayer whole = layers[0];
+  whole.token_ids.clear();
+  whole.token_table.assign(rows.size(), 0);
+  whole.token_table_scales.assign(vocabulary, 0);
+  for (size_t i = 0; i < layers[0].token_ids.size(); ++i) {
+    const uint32_t token = layers[0].token_ids[i], width = whole.experts;
+    std::copy_n(layers[0].token_table.begin() + i * width, width, whole.token_table.begin() + token * width);
+    whole.token_table_scales[token] = layers[0].token_table_scales[i];
+  }
+  layers[0] = whole;
+  const at::Tensor all = Make(MemoryKind::kPrototypes, groups_)->Change(0, HiddenOf(batch, 0), batch, true);
+  EXPECT_TRUE(at::equal(some, all));
+  layers[0].token_table.clear();
+  layers[0].token_table_scales.clear();
+  const at::Tensor none = Make(MemoryKind::kPrototypes, groups_)->Change(0, HiddenOf(batch, 0), batch, true);
+  EXPECT_GT((all - none).abs().max().item<float>(), 0.05f);
+}
+
 TEST_F(MemoryOfATinyModel, ATokenNeverSeesItsOwnDocument) {
   const auto added = Make(MemoryKind::kEntries, groups_);
   const Batch own = BatchOf({0, 1}), other = BatchOf({2});  // two documents a cluster

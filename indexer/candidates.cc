@@ -178,7 +178,8 @@ uint64_t TableBytes(const RoutingTables& tables) {
       tables.gate.pairs.size_bytes() + tables.gate.is_common.size_bytes() + tables.gate.pair_groups.size_bytes();
   for (const LayerView& l : tables.layers) {
     bytes += key_bytes(l.keys) + l.values.size_bytes() + l.value_scales.size_bytes() + l.references.size_bytes() +
-             l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes();
+             l.router_delta.size_bytes() + l.token_table.size_bytes() + l.token_table_scales.size_bytes() +
+             l.token_ids.size_bytes();
   }
   const OutputView& o = tables.output;
   if (o.enabled) bytes += key_bytes(o.keys) + o.next_tokens.size_bytes() + o.references.size_bytes();

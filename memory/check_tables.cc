@@ -94,15 +94,19 @@ Status CheckLayer(const LayerView& layer, const RoutingTables& tables) {
   check.Require(tables.top_k <= layer.experts, "top-k is larger than the number of experts");
   CheckKeys(layer.keys, &check);
   if (!check.ok()) return check.status();
-  const uint64_t rows = layer.keys.rows, vocabulary = layer.token_table_scales.size();
+  const uint64_t rows = layer.keys.rows, token_rows = layer.token_table_scales.size();
   check.Require(HasShape(layer.values.size(), rows, layer.experts), "the values are not [rows, experts]");
   check.Require(layer.value_scales.size() == rows, "the value scales are not one a row");
   check.Require(AreScales(layer.value_scales), "a value scale is negative or not finite");
   check.Require(layer.router_delta.empty() || HasShape(layer.router_delta.size(), layer.experts, layer.keys.hidden),
                 "the router delta is not [experts, hidden]");
   check.Require(AllFinite(layer.router_delta), "the router delta is not finite");
-  check.Require(HasShape(layer.token_table.size(), vocabulary, layer.experts),
-                "the token table is not [vocabulary, experts]");
+  check.Require(HasShape(layer.token_table.size(), token_rows, layer.experts),
+                "the token table is not [tokens, experts]");
+  check.Require(layer.token_ids.empty() || layer.token_ids.size() == token_rows,
+                "the tokens of the token table are not one a row");
+  check.Require(std::ranges::adjacent_find(layer.token_ids, std::greater_equal<>()) == layer.token_ids.end(),
+                "the tokens of the token table do not ascend");
   check.Require(AreScales(layer.token_table_scales), "a scale of the token table is negative or not finite");
   const uint64_t per_row = tables.kind == MemoryKind::kPrototypes ? kPrototypeReferences : 1;
   CheckReferences(layer.references, rows, per_row, tables.documents.size(), &check);

@@ -65,6 +65,7 @@ void HashLayer(Xxh3Stream* stream, const LayerView& layer) {
   HashArray(stream, layer.router_delta);
   HashArray(stream, layer.token_table);
   HashArray(stream, layer.token_table_scales);
+  if (!layer.token_ids.empty()) HashArray(stream, layer.token_ids);  // a whole table has the digest that it had before
   const uint64_t references = layer.keys.rows == 0 ? 0 : layer.references.size() / layer.keys.rows;
   RowHasher rows;
   for (uint64_t row = 0; row < layer.keys.rows; ++row) {

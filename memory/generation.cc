@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -24,7 +25,7 @@ static_assert(sizeof(TablesParameters) == 24);
 struct LayerParameters {
   int32_t layer;
   uint32_t experts, hidden, dim;
-  uint64_t rows, vocabulary;
+  uint64_t rows, token_rows;
   int32_t k;
   float tau, tau2, scale;
   uint32_t confidence, references_per_row;
@@ -57,10 +58,12 @@ static_assert(sizeof(OutputParameters) == 40);
 // Optional parts of a generation, by their number in documents.bin: a reader that does not know one refuses.
 constexpr uint32_t kOutputPart = 1;      // output.bin
 constexpr uint32_t kGateGroupsPart = 2;  // groups in gate.bin
+constexpr uint32_t kTokenIdsPart = 3;    // token tables of some tokens alone
 
 struct Parts {
   bool output = false;
   bool gate_groups = false;
+  bool token_ids = false;
 };
 
 using Sections = std::vector<SectionData>;
@@ -102,7 +105,7 @@ std::filesystem::path LayerPath(const std::filesystem::path& directory, int32_t 
 }
 
 Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uint64_t set_id, const LayerView& layer) {
-  const uint64_t rows = layer.keys.rows, vocabulary = layer.token_table_scales.size();
+  const uint64_t rows = layer.keys.rows, token_rows = layer.token_table_scales.size();
   const uint64_t references_per_row = rows == 0 ? 0 : layer.references.size() / rows;
   const LayerCalibration& calibration = layer.calibration;
   const LayerParameters parameters{layer.layer,
@@ -110,7 +113,7 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
                                    layer.keys.hidden,
                                    layer.keys.dim,
                                    rows,
-                                   vocabulary,
+                                   token_rows,
                                    calibration.k,
                                    calibration.tau,
                                    calibration.tau2,
@@ -124,8 +127,9 @@ Status WriteLayer(FileSystem& files, const std::filesystem::path& directory, uin
   Add(&sections, SectionType::kValueScales, layer.value_scales, rows, 1);
   Add(&sections, SectionType::kReferences, layer.references, rows, references_per_row);
   Add(&sections, SectionType::kRouterDelta, layer.router_delta, layer.experts, layer.keys.hidden);
-  Add(&sections, SectionType::kTokenTable, layer.token_table, vocabulary, layer.experts);
-  Add(&sections, SectionType::kTokenTableScales, layer.token_table_scales, vocabulary, 1);
+  Add(&sections, SectionType::kTokenTable, layer.token_table, token_rows, layer.experts);
+  Add(&sections, SectionType::kTokenTableScales, layer.token_table_scales, token_rows, 1);
+  Add(&sections, SectionType::kTokenIds, layer.token_ids, layer.token_ids.size(), 1);
   return WriteSectionFile(files, LayerPath(directory, layer.layer), DerivedKind::kLayer, set_id, sections);
 }
 
@@ -180,6 +184,9 @@ Status WriteDocuments(FileSystem& files, const std::filesystem::path& directory,
   std::vector<uint32_t> parts;
   if (tables.output.enabled) parts.push_back(kOutputPart);
   if (tables.gate.groups.size() > 1) parts.push_back(kGateGroupsPart);
+  if (std::ranges::any_of(tables.layers, [](const LayerView& layer) { return !layer.token_ids.empty(); })) {
+    parts.push_back(kTokenIdsPart);
+  }
   Add<uint32_t>(&sections, SectionType::kParts, parts, parts.size(), 1);
   return WriteSectionFile(files, directory / "documents.bin", DerivedKind::kDocuments, set_id, sections);
 }
@@ -223,9 +230,9 @@ Result<KeyIndexView> MapKeys(const SectionFile& file, uint32_t hidden, uint32_t 
   return keys;
 }
 
-Result<LayerView> MapLayer(const SectionFile& file) {
+Result<LayerView> MapLayer(const SectionFile& file, bool may_have_token_ids) {
   POINTSMAN_TRY(const LayerParameters parameters, Parameters<LayerParameters>(file));
-  const uint64_t rows = parameters.rows, vocabulary = parameters.vocabulary;
+  const uint64_t rows = parameters.rows, token_rows = parameters.token_rows;
   LayerView layer;
   layer.layer = parameters.layer;
   layer.experts = parameters.experts;
@@ -241,8 +248,12 @@ Result<LayerView> MapLayer(const SectionFile& file) {
                 file.GetOptional<EntryRef>(SectionType::kReferences, rows, parameters.references_per_row));
   POINTSMAN_TRY(layer.router_delta,
                 file.GetOptional<float>(SectionType::kRouterDelta, layer.experts, parameters.hidden));
-  POINTSMAN_TRY(layer.token_table, file.GetOptional<int8_t>(SectionType::kTokenTable, vocabulary, layer.experts));
-  POINTSMAN_TRY(layer.token_table_scales, file.GetOptional<float>(SectionType::kTokenTableScales, vocabulary, 1));
+  POINTSMAN_TRY(layer.token_table, file.GetOptional<int8_t>(SectionType::kTokenTable, token_rows, layer.experts));
+  POINTSMAN_TRY(layer.token_table_scales, file.GetOptional<float>(SectionType::kTokenTableScales, token_rows, 1));
+  if (may_have_token_ids) {
+    POINTSMAN_TRY(layer.token_ids,
+                  file.GetOptional<uint32_t>(SectionType::kTokenIds, file.Rows(SectionType::kTokenIds), 1));
+  }
   return layer;
 }
 
@@ -304,10 +315,15 @@ Result<Parts> PartsOf(const SectionFile& documents) {
                 documents.GetOptional<uint32_t>(SectionType::kParts, documents.Rows(SectionType::kParts), 1));
   Parts parts;
   for (const uint32_t part : numbers) {
-    if (part != kOutputPart && part != kGateGroupsPart) {
+    if (part == kOutputPart) {
+      parts.output = true;
+    } else if (part == kGateGroupsPart) {
+      parts.gate_groups = true;
+    } else if (part == kTokenIdsPart) {
+      parts.token_ids = true;
+    } else {
       return DerivedError(documents.path(), fmt::format("names an unknown part {}", part));
     }
-    (part == kOutputPart ? parts.output : parts.gate_groups) = true;
   }
   return parts;
 }
@@ -367,18 +383,18 @@ Result<RoutingTables> MapGeneration(FileSystem& files, const std::filesystem::pa
   tables.kind = static_cast<MemoryKind>(parameters.kind);
   tables.value_kind = static_cast<ValueKind>(parameters.value_kind);
   tables.top_k = parameters.top_k;
+  POINTSMAN_TRY(const Parts parts, PartsOf(documents));
   POINTSMAN_TRY(tables.documents, MapNames(documents, parameters.document_count));
   POINTSMAN_TRY(const auto layers,
                 documents.GetOptional<int32_t>(SectionType::kLayerNumbers, parameters.layer_count, 1));
   for (const int32_t layer : layers) {
     const std::filesystem::path path = LayerPath(directory, layer);
     POINTSMAN_TRY(const SectionFile file, open(path, DerivedKind::kLayer));
-    POINTSMAN_TRY(LayerView view, MapLayer(file));
+    POINTSMAN_TRY(LayerView view, MapLayer(file, parts.token_ids));
     if (view.layer != layer) return DerivedError(path, fmt::format("holds layer {}", view.layer));
     tables.layers.push_back(view);
   }
   POINTSMAN_TRY(const SectionFile gate, open(directory / "gate.bin", DerivedKind::kGate));
-  POINTSMAN_TRY(const Parts parts, PartsOf(documents));
   POINTSMAN_TRY(tables.gate, MapGate(gate, parts.gate_groups));
   if (parts.output) {
     POINTSMAN_TRY(const SectionFile output, open(directory / "output.bin", DerivedKind::kOutput));

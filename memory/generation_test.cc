@@ -2,194 +2,20 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cstring>
 #include <limits>
-#include <random>
 #include <set>
 #include <string>
 #include <vector>
 
-#include "memory/fault_injection.h"
-#include "memory/hash.h"
-#include "memory/memory.h"
-#include "memory/routing_tables_owned.h"
-#include "memory/section_file.h"
+#include "memory/test_generation.h"
 
 namespace pointsman {
 namespace {
 
 using testing::AllOf;
 using testing::HasSubstr;
-
-// A small memory of prototypes that uses every optional part: two layers, gate, projection, delta, token table and
-// output memory.
-class GenerationOfPrototypes : public testing::Test {
- protected:
-  static constexpr uint32_t kHidden = 12, kDim = 5, kExperts = 6, kVocabulary = 9;
-
-  void SetUp() override {
-    directory_ =
-        std::filesystem::path(testing::TempDir()) / ("generation_test." + std::to_string(::getpid()) + "." +
-                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::remove_all(directory_);
-    std::filesystem::create_directories(directory_);
-    tables_ = MakeTables(Owned());
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
-  std::vector<float> Random(size_t count) {
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    for (float& x : values) x = normal(random_);
-    return values;
-  }
-
-  OwnedLayer Layer(int32_t number, size_t rows) {
-    OwnedLayer layer;
-    layer.layer = number;
-    layer.experts = kExperts;
-    layer.keys.hidden = kHidden;
-    layer.keys.dim = kDim;
-    layer.keys.mean = Random(kHidden);
-    layer.keys.projection = Random(kDim * kHidden);
-    layer.keys.SetKeys(Random(rows * kDim));
-    layer.SetValues(Random(rows * kExperts));
-    layer.references.resize(rows * kPrototypeReferences);
-    for (size_t i = 0; i < layer.references.size(); i += 3) layer.references[i] = {static_cast<uint32_t>(i % 2), 7};
-    layer.calibration = {.k = 4, .tau = 0.1f, .tau2 = 0.6f, .scale = 2.5f, .confidence = ConfidenceRule::kMeanKernel};
-    layer.router_delta = Random(kExperts * kHidden);
-    layer.SetTokenTable(Random(kVocabulary * kExperts));
-    return layer;
-  }
-
-  OwnedTables Owned() {
-    OwnedTables owned;
-    owned.kind = MemoryKind::kPrototypes;
-    owned.top_k = 2;
-    owned.layers.push_back(Layer(1, 40));
-    owned.layers.push_back(Layer(3, 17));
-    owned.documents = {"notes/first.md", "corpus.jsonl#2"};
-    owned.gate = {.enabled = true,
-                  .n0 = 2,
-                  .common = 0.4f,
-                  .window = 50,
-                  .groups = {{.name = "", .prior = 0.1f, .lo = 0.2f, .hi = 0.6f}},
-                  .pairs = {3, uint64_t{1} << 32 | 7, uint64_t{2} << 32},
-                  .is_common = {0, 1, 0},
-                  .pair_groups = {}};
-    owned.output = {.enabled = true, .vocabulary = kVocabulary, .k = 3, .tau = 0.2f, .lambda = 0.4f, .tau2 = 0.3f};
-    owned.output.keys.hidden = kHidden;
-    owned.output.keys.dim = kDim;
-    owned.output.keys.mean = Random(kHidden);
-    owned.output.keys.projection = Random(kDim * kHidden);
-    owned.output.keys.SetKeys(Random(23 * kDim));
-    for (int32_t row = 0; row < 23; ++row) {
-      owned.output.next_tokens.push_back(row % static_cast<int32_t>(kVocabulary));
-      owned.output.references.push_back({static_cast<uint32_t>(row % 2), static_cast<uint32_t>(row)});
-    }
-    return owned;
-  }
-
-  std::filesystem::path path() const { return directory_ / "gen-001"; }
-  Status Write() { return WriteGeneration(files_, path(), *tables_); }
-  Result<RoutingTables> Map(bool to_ram = false, bool verify = true) {
-    return MapGeneration(files_, path(), to_ram, verify);
-  }
-  std::vector<std::string> FileNames() { return FileSystem::Real().List(path()).value(); }
-  void Overwrite(const std::string& name, const std::string& bytes) {
-    ASSERT_TRUE(FileSystem::Real().WriteAtomically(path() / name, bytes).ok());
-  }
-
-  static constexpr uint64_t kHostile[] = {0,           1, 0x7fffffff, 0xffffffff, uint64_t{1} << 32, uint64_t{1} << 61,
-                                          ~uint64_t{0}};
-  // `bytes` of the file `name`, with a hash of header and table that fits.
-  void ExpectRefusedOrHarmless(const std::string& name, std::string bytes, size_t offset) {
-    std::string header = bytes.substr(0, 64);
-    uint32_t sections = 0;
-    std::memcpy(&sections, header.data() + 40, 4);
-    const uint64_t table = std::min<uint64_t>(uint64_t{sections} * 32, bytes.size() - 64);
-    std::memset(header.data() + 48, 0, 8);
-    const uint64_t hash = Xxh3(header + bytes.substr(64, table));
-    std::memcpy(bytes.data() + 48, &hash, 8);
-    Overwrite(name, bytes);
-    const auto mapped = Map(false, /*verify=*/false);
-    if (!mapped.ok()) return;
-    EXPECT_TRUE(CheckTables(mapped.value()).ok()) << name << " " << offset;
-    Digest(mapped.value());  // touches every array
-  }
-
-  std::mt19937_64 random_{1};
-  std::filesystem::path directory_;
-  FaultyFileSystem files_;
-  std::shared_ptr<const RoutingTables> tables_;
-};
-
-template <typename T>
-std::vector<T> Copy(std::span<const T> values) {
-  return {values.begin(), values.end()};
-}
-
-void ExpectSameKeys(const KeyIndexView& a, const KeyIndexView& b) {
-  EXPECT_EQ(a.hidden, b.hidden);
-  EXPECT_EQ(a.dim, b.dim);
-  EXPECT_EQ(a.rows, b.rows);
-  EXPECT_EQ(Copy(a.mean), Copy(b.mean));
-  EXPECT_EQ(Copy(a.projection), Copy(b.projection));
-  EXPECT_EQ(Copy(a.codes), Copy(b.codes));
-  EXPECT_EQ(Copy(a.code_scales), Copy(b.code_scales));
-}
-
-void ExpectSameTables(const RoutingTables& a, const RoutingTables& b) {
-  EXPECT_EQ(a.kind, b.kind);
-  EXPECT_EQ(a.value_kind, b.value_kind);
-  EXPECT_EQ(a.top_k, b.top_k);
-  EXPECT_EQ(a.documents, b.documents);
-  ASSERT_EQ(a.layers.size(), b.layers.size());
-  for (size_t i = 0; i < a.layers.size(); ++i) {
-    const LayerView &x = a.layers[i], &y = b.layers[i];
-    EXPECT_EQ(x.layer, y.layer);
-    EXPECT_EQ(x.experts, y.experts);
-    ExpectSameKeys(x.keys, y.keys);
-    EXPECT_EQ(Copy(x.values), Copy(y.values));
-    EXPECT_EQ(Copy(x.value_scales), Copy(y.value_scales));
-    ASSERT_EQ(x.references.size(), y.references.size());
-    for (size_t r = 0; r < x.references.size(); ++r) {
-      EXPECT_EQ(x.references[r].document, y.references[r].document);
-      EXPECT_EQ(x.references[r].position, y.references[r].position);
-    }
-    EXPECT_EQ(x.calibration.k, y.calibration.k);
-    EXPECT_EQ(x.calibration.tau, y.calibration.tau);
-    EXPECT_EQ(x.calibration.tau2, y.calibration.tau2);
-    EXPECT_EQ(x.calibration.scale, y.calibration.scale);
-    EXPECT_EQ(x.calibration.confidence, y.calibration.confidence);
-    EXPECT_EQ(Copy(x.router_delta), Copy(y.router_delta));
-    EXPECT_EQ(Copy(x.token_table), Copy(y.token_table));
-    EXPECT_EQ(Copy(x.token_table_scales), Copy(y.token_table_scales));
-  }
-  EXPECT_EQ(a.gate.enabled, b.gate.enabled);
-  EXPECT_EQ(a.gate.n0, b.gate.n0);
-  EXPECT_EQ(a.gate.groups, b.gate.groups);
-  EXPECT_EQ(a.gate.window, b.gate.window);
-  EXPECT_EQ(a.gate.common, b.gate.common);
-  EXPECT_TRUE(std::ranges::equal(a.gate.pairs, b.gate.pairs));
-  EXPECT_TRUE(std::ranges::equal(a.gate.is_common, b.gate.is_common));
-  EXPECT_TRUE(std::ranges::equal(a.gate.pair_groups, b.gate.pair_groups));
-  EXPECT_EQ(a.output.enabled, b.output.enabled);
-  EXPECT_EQ(a.output.vocabulary, b.output.vocabulary);
-  EXPECT_EQ(a.output.k, b.output.k);
-  EXPECT_EQ(a.output.tau, b.output.tau);
-  EXPECT_EQ(a.output.lambda, b.output.lambda);
-  EXPECT_EQ(a.output.tau2, b.output.tau2);
-  ExpectSameKeys(a.output.keys, b.output.keys);
-  EXPECT_EQ(Copy(a.output.next_tokens), Copy(b.output.next_tokens));
-  ASSERT_EQ(a.output.references.size(), b.output.references.size());
-  for (size_t r = 0; r < a.output.references.size(); ++r) {
-    EXPECT_EQ(a.output.references[r].document, b.output.references[r].document);
-    EXPECT_EQ(a.output.references[r].position, b.output.references[r].position);
-  }
-}
 
 TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
   ASSERT_TRUE(Write().ok());
@@ -203,74 +29,6 @@ TEST_F(GenerationOfPrototypes, ComesBackAsItWasWrittenMappedOrInRam) {
       ExpectSameTables(mapped.value(), *tables_);
       EXPECT_EQ(Digest(mapped.value()), Digest(*tables_));
     }
-  }
-}
-
-// What older versions wrote and read: no file and no section of the output memory.
-TEST_F(GenerationOfPrototypes, WithoutAnOutputMemoryNoFileAndNoSectionOfItIsThere) {
-  OwnedTables owned = Owned();
-  owned.output = {};
-  tables_ = MakeTables(owned);
-  ASSERT_TRUE(Write().ok());
-  EXPECT_EQ(FileNames(), (std::vector<std::string>{"documents.bin", "gate.bin", "layer-001.bin", "layer-003.bin"}));
-  const auto documents = SectionFile::Open(files_, path() / "documents.bin", DerivedKind::kDocuments, {});
-  ASSERT_TRUE(documents.ok());
-  EXPECT_FALSE(documents.value().Has(SectionType::kParts));
-  const auto mapped = Map();
-  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
-  ExpectSameTables(mapped.value(), *tables_);
-}
-
-OwnedGate Grouped(OwnedGate gate) {
-  gate.groups = {{.name = "headers", .prior = 0.1f, .lo = 0.2f, .hi = 0.6f},
-                 {.name = "sums", .prior = 0.3f, .lo = 0.4f, .hi = 0.5f}};
-  gate.pair_groups = {1, 3, 2};
-  return gate;
-}
-
-TEST_F(GenerationOfPrototypes, GroupsOfTheGateComeBack) {
-  OwnedTables owned = Owned();
-  const std::string one_group = Digest(*MakeTables(owned));
-  owned.gate = Grouped(owned.gate);
-  tables_ = MakeTables(owned);
-  EXPECT_NE(Digest(*tables_), one_group);
-  ASSERT_TRUE(Write().ok());
-  const auto mapped = Map();
-  ASSERT_TRUE(mapped.ok()) << mapped.error().message;
-  ExpectSameTables(mapped.value(), *tables_);
-  EXPECT_EQ(Digest(mapped.value()), Digest(*tables_));
-}
-
-// A version that knows no groups must refuse, not open the gate for one group's ramp on the pairs of all.
-TEST_F(GenerationOfPrototypes, GroupsOfTheGateAreAPartThatReadersMustKnow) {
-  OwnedTables owned = Owned();
-  owned.gate = Grouped(owned.gate);
-  tables_ = MakeTables(owned);
-  ASSERT_TRUE(Write().ok());
-  const auto documents = SectionFile::Open(files_, path() / "documents.bin", DerivedKind::kDocuments, {});
-  ASSERT_TRUE(documents.ok());
-  EXPECT_THAT(Copy(documents.value().Get<uint32_t>(SectionType::kParts, 2, 1).value()), ::testing::ElementsAre(1u, 2u));
-}
-
-// What was written before there were groups: no section of theirs, and the digest that such tables had.
-TEST_F(GenerationOfPrototypes, AGateOfOneGroupIsWhatItWasBeforeThereWereGroups) {
-  OwnedTables owned;
-  owned.gate = {.enabled = true,
-                .n0 = 2,
-                .common = 0.5f,
-                .window = 50,
-                .groups = {{.name = "", .prior = 0.125f, .lo = 0.25f, .hi = 0.5f}},
-                .pairs = {3, uint64_t{1} << 32 | 7},
-                .is_common = {0, 1},
-                .pair_groups = {}};
-  tables_ = MakeTables(owned);
-  EXPECT_EQ(Digest(*tables_), "fe7bae33d8f1f8d11f22f43a3fa156c9");
-  ASSERT_TRUE(Write().ok());
-  const auto gate = SectionFile::Open(files_, path() / "gate.bin", DerivedKind::kGate, {});
-  ASSERT_TRUE(gate.ok());
-  for (const SectionType type :
-       {SectionType::kNameOffsets, SectionType::kNames, SectionType::kGateRamps, SectionType::kPairGroups}) {
-    EXPECT_FALSE(gate.value().Has(type)) << static_cast<uint32_t>(type);
   }
 }
 
@@ -374,12 +132,10 @@ TEST_F(GenerationOfPrototypes, FilesOfTwoGenerationsDoNotMix) {
 
 // A stranger's file: any byte of header, table and parameters may be anything, and every hash can be made to fit.
 TEST_F(GenerationOfPrototypes, HostileNumbersWithFittingHashesAreRefusedOrHarmless) {
-  OwnedTables owned = Owned();
-  owned.gate = Grouped(owned.gate);
-  tables_ = MakeTables(owned);
+  tables_ = MakeTables(WithGroups(WithTokenIds(Owned())));
   ASSERT_TRUE(Write().ok());
   const std::pair<std::string, size_t> files[] = {
-      {"layer-001.bin", 12}, {"output.bin", 7}, {"gate.bin", 7}, {"documents.bin", 5}};
+      {"layer-001.bin", 13}, {"output.bin", 7}, {"gate.bin", 7}, {"documents.bin", 5}};
   for (const auto& [name, section_count] : files) {
     const std::string original = files_.ReadFile(path() / name).value();
     const size_t parameters = 64 + 32 * section_count;  // the first section begins at the next 64
@@ -396,9 +152,7 @@ TEST_F(GenerationOfPrototypes, HostileNumbersWithFittingHashesAreRefusedOrHarmle
 
 // Two numbers that are wrong together: a section without rows, and a parameter that counts them.
 TEST_F(GenerationOfPrototypes, CountsOfSectionsThatAreEmptyAreRefusedOrHarmless) {
-  OwnedTables owned = Owned();
-  owned.gate = Grouped(owned.gate);
-  tables_ = MakeTables(owned);
+  tables_ = MakeTables(WithGroups(WithTokenIds(Owned())));
   ASSERT_TRUE(Write().ok());
   const std::pair<std::string, size_t> files[] = {{"gate.bin", 7}, {"documents.bin", 5}};
   for (const auto& [name, section_count] : files) {

@@ -2,8 +2,8 @@
 // vectors before it publishes. router/ sees only this file of memory/; nothing here knows where the bytes live.
 //
 // Shapes: H = hidden size of the model, E = experts of a layer, D = key dimensions, R = rows (entries or prototypes) of
-// a layer, V = vocabulary. All arrays row-major. Views never own; RoutingTables::storage keeps the bytes alive.
-// Immutable after construction: any number of threads may read.
+// a layer, N = tokens of a token table. All arrays row-major. Views never own; RoutingTables::storage keeps the bytes
+// alive. Immutable after construction: any number of threads may read.
 #pragma once
 
 #include <cstddef>
@@ -69,9 +69,11 @@ struct LayerView {
   LayerCalibration calibration;
   // Optional trained parts, under the same gate: change += router_delta h + token_table[token].
   std::span<const float> router_delta;        // [E, H] or empty
-  std::span<const int8_t> token_table;        // [V, E] or empty
-  std::span<const float> token_table_scales;  // [V]
+  std::span<const int8_t> token_table;        // [N, E] or empty
+  std::span<const float> token_table_scales;  // [N]
+  std::span<const uint32_t> token_ids;        // [N] ascending, whose rows these are; empty: row v is token v's
 };
+
 inline constexpr uint32_t kPrototypeReferences = 8;
 
 // A group of documents that the context gate opens for on their own evidence; a memory of one domain has one.

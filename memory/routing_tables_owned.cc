@@ -1,5 +1,7 @@
 #include "memory/routing_tables_owned.h"
 
+#include <algorithm>
+#include <span>
 #include <utility>
 
 #include "memory/layer_index.h"
@@ -47,6 +49,25 @@ void OwnedLayer::SetValues(const std::vector<float>& rows) { Quantize(rows, expe
 
 void OwnedLayer::SetTokenTable(const std::vector<float>& rows) {
   Quantize(rows, experts, &token_table, &token_table_scales);
+  token_ids.clear();
+  const auto row = [&](size_t token) { return std::span(token_table).subspan(token * experts, experts); };
+  const size_t tokens = token_table_scales.size();
+  for (size_t token = 0; token < tokens; ++token) {
+    if (std::ranges::any_of(row(token), [](int8_t code) { return code != 0; })) {
+      token_ids.push_back(static_cast<uint32_t>(token));
+    }
+  }
+  const size_t row_bytes = experts + sizeof(float);
+  if (token_ids.empty() || token_ids.size() * (row_bytes + sizeof(uint32_t)) >= tokens * row_bytes) {
+    token_ids.clear();
+    return;
+  }
+  for (size_t i = 0; i < token_ids.size(); ++i) {  // i <= token_ids[i]: to the front, over what is not needed any more
+    std::ranges::copy(row(token_ids[i]), row(i).begin());
+    token_table_scales[i] = token_table_scales[token_ids[i]];
+  }
+  token_table.resize(token_ids.size() * experts);
+  token_table_scales.resize(token_ids.size());
 }
 
 std::shared_ptr<const RoutingTables> MakeTables(OwnedTables owned) {

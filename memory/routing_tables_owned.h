@@ -38,8 +38,9 @@ struct OwnedLayer {
   std::vector<EntryRef> references;  // [R], [R, kPrototypeReferences] or empty
   LayerCalibration calibration;
   std::vector<float> router_delta;        // [E, H] or empty
-  std::vector<int8_t> token_table;        // [V, E] or empty
-  std::vector<float> token_table_scales;  // [V]
+  std::vector<int8_t> token_table;        // [N, E] or empty
+  std::vector<float> token_table_scales;  // [N]
+  std::vector<uint32_t> token_ids;        // [N] or empty
 
   // Fills values and value_scales, int8 with one scale a row, from fp32 [R, E]. REQUIRES: experts is set.
   void SetValues(const std::vector<float>& rows);

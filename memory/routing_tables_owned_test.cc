@@ -104,6 +104,15 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
       {"names no document", [](OwnedTables* t) { t->layers[0].references[3].document = 2; }},
       {"the router delta", [](OwnedTables* t) { t->layers[0].router_delta.resize(7); }},
       {"the token table", [](OwnedTables* t) { t->layers[0].token_table_scales.resize(3); }},
+      {"the tokens of the token table are not one a row",
+       [](OwnedTables* t) {
+         t->layers[0].token_ids = {1, 2};
+       }},
+      {"the tokens of the token table do not ascend",
+       [](OwnedTables* t) {
+         t->layers[0].SetTokenTable({1, 1, 2, 2});
+         t->layers[0].token_ids = {7, 7};
+       }},
       {"top-k is larger", [](OwnedTables* t) { t->top_k = 3; }},
       {"assignments need", [](OwnedTables* t) { t->value_kind = ValueKind::kAssignments, t->top_k = 0; }},
       {"number of experts", [](OwnedTables* t) { t->layers[0].experts = 0, t->top_k = 0; }},
@@ -161,6 +170,24 @@ TEST(CheckTables, NamesTheFieldThatIsWrong) {
     EXPECT_EQ(status.error().code, ErrorCode::kCorrupt);
     EXPECT_THAT(status.error().message, HasSubstr(damage.message));
   }
+}
+
+TEST(SetTokenTable, KeepsRowsThatSaySomethingWhereThatSavesBytes) {
+  OwnedLayer layer;
+  layer.experts = 2;
+  layer.SetTokenTable({0, 0, 1, -2, 0, 0, 0, 0, 0, 4, 0, 0});
+  EXPECT_THAT(layer.token_ids, testing::ElementsAre(1, 4));
+  EXPECT_THAT(layer.token_table, testing::ElementsAre(64, -127, 0, 127));
+  ASSERT_EQ(layer.token_table_scales.size(), 2u);
+  EXPECT_FLOAT_EQ(layer.token_table_scales[0] * 127, 2);
+  EXPECT_FLOAT_EQ(layer.token_table_scales[1] * 127, 4);
+
+  layer.SetTokenTable({1, 1, 1, 1, 0, 0, 1, 1});  // 3 rows of 10 bytes against 4 of 6
+  EXPECT_TRUE(layer.token_ids.empty());
+  EXPECT_EQ(layer.token_table_scales.size(), 4u);
+  layer.SetTokenTable({0, 0, 0, 0});
+  EXPECT_TRUE(layer.token_ids.empty()) << "no token would be every token";
+  EXPECT_EQ(layer.token_table.size(), 4u);
 }
 
 TEST(CheckTables, UnusedPrototypeReferencesAndAMemoryWithoutGateAreFine) {

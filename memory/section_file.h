@@ -46,6 +46,7 @@ enum class SectionType : uint32_t {
   kNextTokens = 18,
   kGateRamps = 19,
   kPairGroups = 20,
+  kTokenIds = 21,
 };
 
 // One array to write; `bytes` is rows * columns * element_bytes long.

@@ -34,6 +34,7 @@ To LayerOf(const From& layer, const Arrays& arrays) {
   to.router_delta = arrays.Whole(layer.router_delta);
   to.token_table = arrays.Whole(layer.token_table);
   to.token_table_scales = arrays.Whole(layer.token_table_scales);
+  to.token_ids = arrays.Whole(layer.token_ids);
   return to;
 }
 

@@ -101,8 +101,9 @@ nb::dict LayerTables(nb::object self, int32_t number) {
   out["value_scales"] = View(layer.value_scales, {layer.keys.rows}, self);
   out["references"] = ReferencesView(layer.references, layer.keys.rows, layer.references_per_row, self);
   out["router_delta"] = View(layer.router_delta, {layer.experts, layer.keys.hidden}, self);
-  out["token_table"] = View(layer.token_table, {layer.vocabulary, layer.experts}, self);
-  out["token_table_scales"] = View(layer.token_table_scales, {layer.vocabulary}, self);
+  out["token_table"] = View(layer.token_table, {layer.token_rows, layer.experts}, self);
+  out["token_table_scales"] = View(layer.token_table_scales, {layer.token_rows}, self);
+  out["token_ids"] = View(layer.token_ids, {layer.token_rows}, self);
   out["k"] = layer.k;
   out["tau"] = layer.tau;
   out["tau2"] = layer.tau2;

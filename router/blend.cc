@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <numeric>
+#include <optional>
 
 #include "router/confidence.h"
 
@@ -25,8 +26,14 @@ float Dot(std::span<const float> a, std::span<const float> b) {
   return std::accumulate(lanes.begin(), lanes.end(), 0.0f) + tail;
 }
 
-bool HasToken(const LayerView& layer, int32_t token) {
-  return token >= 0 && static_cast<size_t>(token) < layer.token_table_scales.size();
+// Where a token stands in the token table; nothing for one that has no row, such as an unknown token (negative).
+std::optional<uint64_t> TokenRow(const LayerView& layer, int32_t token) {
+  const auto id = static_cast<uint32_t>(token);
+  if (token < 0) return std::nullopt;
+  if (layer.token_ids.empty()) return id < layer.token_table_scales.size() ? std::optional<uint64_t>(id) : std::nullopt;
+  const auto found = std::ranges::lower_bound(layer.token_ids, id);
+  if (found == layer.token_ids.end() || *found != id) return std::nullopt;
+  return static_cast<uint64_t>(found - layer.token_ids.begin());
 }
 
 }  // namespace
@@ -72,18 +79,18 @@ void Blender::MixValues(const LayerView& layer, std::span<const Neighbour> found
 bool Blender::AddDelta(const LayerView& layer, const BlendInput& input, float confidence, std::span<float> logits) {
   const float weight = input.strength * input.gate;
   const bool has_mix = weight * confidence > 0;
-  const bool has_token = HasToken(layer, input.token);
-  if (!(weight > 0) || !(has_mix || has_token || !layer.router_delta.empty())) return false;
+  const std::optional<uint64_t> token_row = TokenRow(layer, input.token);
+  if (!(weight > 0) || !(has_mix || token_row || !layer.router_delta.empty())) return false;
 
   const float mix_weight = has_mix ? confidence * layer.calibration.scale : 0;
-  const float token_scale = has_token ? layer.token_table_scales[input.token] : 0;
+  const float token_scale = token_row ? layer.token_table_scales[*token_row] : 0;
   const size_t experts = logits.size();
   for (size_t e = 0; e < experts; ++e) {
     float change = has_mix ? mix_weight * mix_[e] : 0;
     if (!layer.router_delta.empty()) {
       change += Dot(layer.router_delta.subspan(e * input.hidden.size(), input.hidden.size()), input.hidden);
     }
-    if (has_token) change += token_scale * static_cast<float>(layer.token_table[input.token * experts + e]);
+    if (token_row) change += token_scale * static_cast<float>(layer.token_table[*token_row * experts + e]);
     logits[e] += weight * change;
   }
   return true;

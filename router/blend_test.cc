@@ -62,6 +62,7 @@ OwnedLayer LayerOf(const json& golden) {
   if (golden.contains("token_table")) {
     layer.token_table = Flatten<int8_t>(golden["token_table"]);
     layer.token_table_scales = Floats(golden["token_table_scales"]);
+    if (golden.contains("token_ids")) layer.token_ids = golden["token_ids"].get<std::vector<uint32_t>>();
   }
   return layer;
 }

@@ -33,7 +33,7 @@
 #include <stdint.h>
 
 #define PM_API __attribute__((visibility("default")))
-#define PM_ABI_VERSION 2
+#define PM_ABI_VERSION 3
 
 #ifdef __cplusplus
 extern "C" {
@@ -144,9 +144,10 @@ typedef struct pm_layer {
   uint32_t references_per_row;     /* 0, 1 (entries) or 8 (prototypes) */
   const pm_entry_ref* references;  /* [R, references_per_row] or NULL */
   const float* router_delta;       /* [E, H] or NULL */
-  uint64_t vocabulary;             /* V of the token table; tokens beyond it add nothing */
-  const int8_t* token_table;       /* [V, E] or NULL */
-  const float* token_table_scales; /* [V] */
+  uint64_t token_rows;             /* N of the token table; a token without a row adds nothing */
+  const int8_t* token_table;       /* [N, E] or NULL */
+  const float* token_table_scales; /* [N] */
+  const uint32_t* token_ids;       /* [N] ascending, whose rows these are; NULL: row v is token v's */
 } pm_layer;
 
 PM_API int32_t pm_memory_layer_number(const pm_memory* memory, uint32_t index); /* ascending; -1: no such index */
@@ -215,7 +216,7 @@ PM_API void pm_session_free(pm_session* session);
 typedef struct pm_router pm_router;
 typedef struct pm_step pm_step;
 
-typedef enum pm_dtype { PM_F32 = 0, PM_BF16 = 1, PM_F16 = 2 } pm_dtype;
+typedef enum pm_dtype { PM_F32 = 0, PM_BF16 = 1, PM_F16 = 2 } pm_dtype; /* passed as an int: any other is an error */
 
 PM_API pm_router* pm_router_new(void); /* NULL: out of memory */
 PM_API void pm_router_free(pm_router* router);
@@ -258,7 +259,7 @@ typedef void (*pm_trace_fn)(void* context, const pm_row_trace* trace);
  * So does a row that would overflow in being rounded.
  * `hidden_size` and `experts` are what the caller's arrays have; they are held to the tables. */
 PM_API pm_status pm_router_route(pm_router* router, pm_step* step, int32_t layer, const void* hidden,
-                                 pm_dtype hidden_type, size_t hidden_size, void* logits, pm_dtype logits_type,
+                                 int32_t hidden_type, size_t hidden_size, void* logits, int32_t logits_type,
                                  size_t experts, pm_error* error);
 /* The same in fp32, and calls `trace` once for each row that has memory or session here, in row order. */
 PM_API pm_status pm_router_route_traced(pm_router* router, pm_step* step, int32_t layer, const float* hidden,

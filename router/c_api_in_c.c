@@ -1,4 +1,5 @@
-/* The C interface as C sees it: what a host in C does, from opening a memory to a routed layer. Called by c_api_test.cc. */
+/* The C interface as C sees it: what a host in C does, from opening a memory to a routed layer. Called by
+ * c_api_test.cc. */
 #include <string.h>
 
 #include "models/c_api.h"

@@ -49,9 +49,10 @@ pm_layer LayerOf(const LayerView& view) {
       .references_per_row = static_cast<uint32_t>(view.keys.rows == 0 ? 0 : view.references.size() / view.keys.rows),
       .references = References(view.references),
       .router_delta = DataOrNull(view.router_delta),
-      .vocabulary = view.token_table_scales.size(),
+      .token_rows = view.token_table_scales.size(),
       .token_table = DataOrNull(view.token_table),
-      .token_table_scales = DataOrNull(view.token_table_scales)};
+      .token_table_scales = DataOrNull(view.token_table_scales),
+      .token_ids = DataOrNull(view.token_ids)};
 }
 
 Result<const LayerView*> Layer(const pm_memory* memory, int32_t layer) {

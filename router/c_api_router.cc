@@ -118,7 +118,7 @@ Status Route(pm_router* router, pm_step* step, const RouteCall& call, std::vecto
   return {};
 }
 
-bool IsType(pm_dtype type) { return type == PM_F32 || type == PM_BF16 || type == PM_F16; }
+bool IsType(int32_t type) { return type == PM_F32 || type == PM_BF16 || type == PM_F16; }
 
 void CallTrace(const std::vector<RowTrace>& rows, pm_trace_fn trace, void* context) {
   for (const RowTrace& row : rows) {
@@ -224,15 +224,17 @@ size_t pm_step_rows(const pm_step* step) { return step->step.slots.size(); }
 
 float* pm_step_gate(pm_step* step) { return step->step.gate.data(); }
 
-pm_status pm_router_route(pm_router* router, pm_step* step, int32_t layer, const void* hidden, pm_dtype hidden_type,
-                          size_t hidden_size, void* logits, pm_dtype logits_type, size_t experts, pm_error* error) {
+pm_status pm_router_route(pm_router* router, pm_step* step, int32_t layer, const void* hidden, int32_t hidden_type,
+                          size_t hidden_size, void* logits, int32_t logits_type, size_t experts, pm_error* error) {
   return Guarded(error, [&]() -> Status {
     if (!IsType(hidden_type) || !IsType(logits_type)) {
-      return Invalid(fmt::format("types {} and {}; pass a pm_dtype", static_cast<int>(hidden_type),
-                                 static_cast<int>(logits_type)));
+      return Invalid(fmt::format("types {} and {}; pass a pm_dtype", hidden_type, logits_type));
     }
     const Lock lock(router->mutex);
-    return Route(router, step, {layer, hidden, hidden_type, hidden_size, logits, logits_type, experts}, nullptr);
+    return Route(router, step,
+                 {layer, hidden, static_cast<pm_dtype>(hidden_type), hidden_size, logits,
+                  static_cast<pm_dtype>(logits_type), experts},
+                 nullptr);
   });
 }
 

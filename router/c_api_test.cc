@@ -257,7 +257,8 @@ TEST_F(MemoryBehindC, TablesAreTheMemorysOwn) {
   const LayerView& view = tables_->layers[2];
   EXPECT_TRUE(std::equal(view.keys.codes.begin(), view.keys.codes.end(), layer.keys.codes));
   EXPECT_TRUE(SameBits({layer.router_delta, kExperts * kHidden}, view.router_delta));
-  EXPECT_EQ(layer.vocabulary, kVocabulary);
+  EXPECT_EQ(layer.token_rows, kVocabulary);
+  EXPECT_EQ(layer.token_ids, nullptr) << "every token has a row";
   EXPECT_EQ(layer.keys.mean, nullptr);
   EXPECT_EQ(layer.references[7].document, 1u);
   EXPECT_EQ(layer.references[7].position, 3u);
@@ -318,8 +319,8 @@ TEST_F(MemoryBehindC, MistakesAreNamedAndChangeNothing) {
                             kExperts, &error_),
             PM_INVALID_ARGUMENT);
   EXPECT_THAT(error_.message, HasSubstr("layer 1"));
-  EXPECT_EQ(pm_router_route(router, step, kLayer, text_.hidden[0].data(), static_cast<pm_dtype>(7), kHidden,
-                            logits.data(), PM_F32, kExperts, &error_),
+  EXPECT_EQ(pm_router_route(router, step, kLayer, text_.hidden[0].data(), 7, kHidden, logits.data(), PM_F32, kExperts,
+                            &error_),
             PM_INVALID_ARGUMENT);
   Begin(router, slot, later);
   EXPECT_EQ(RouteFloats(router, step, logits), PM_INVALID_ARGUMENT);

@@ -37,7 +37,8 @@ Status CheckLayer(const LayerView& view, ValueKind kind, const CallShape& shape)
   const bool sound = view.values.size() == view.keys.rows * view.experts &&
                      view.value_scales.size() == view.keys.rows &&
                      (view.router_delta.empty() || view.router_delta.size() == shape.hidden * shape.experts) &&
-                     view.token_table.size() == table;
+                     view.token_table.size() == table &&
+                     (view.token_ids.empty() || view.token_ids.size() == view.token_table_scales.size());
   if (!sound) return Mismatch(shape.layer, "the arrays of the memory's values have inconsistent lengths");
   if (kind != ValueKind::kDelta && !(view.router_delta.empty() && view.token_table.empty())) {
     return Mismatch(shape.layer, "router delta and token table need the value kind delta");

@@ -51,6 +51,12 @@ def mix(case, w):
     return [sum(wi * scale * row[e] for wi, row, scale in rows) for e in columns]
 
 
+def token_row(case):
+    """Where the token stands in the token table; None: nowhere."""
+    token, ids = case.get("token", -1), case.get("token_ids", range(len(case.get("token_table", []))))
+    return ids.index(token) if token in ids else None
+
+
 def blend_delta(case, g, mixed):
     strength = case["strength"] * case["gate"]
     change = [g * case["scale"] * m for m in mixed]
@@ -59,10 +65,10 @@ def blend_delta(case, g, mixed):
         trained = True
         for e, row in enumerate(case["router_delta"]):
             change[e] += sum(a * b for a, b in zip(row, case["hidden"]))
-    if 0 <= case.get("token", -1) < len(case.get("token_table", [])):
+    if (row := token_row(case)) is not None:
         trained = True
-        scale = case["token_table_scales"][case["token"]]
-        for e, code in enumerate(case["token_table"][case["token"]]):
+        scale = case["token_table_scales"][row]
+        for e, code in enumerate(case["token_table"][row]):
             change[e] += scale * code
     touched = strength > 0 and (g > 0 or trained)
     return touched, [z + strength * c for z, c in zip(case["logits"], change)]
@@ -192,6 +198,17 @@ def trained_cases(rng):
         yield make_case(rng, "unknown token", **same, **{**table_only, "token": 3})
 
 
+def token_cases(rng):
+    """A token table of some tokens alone."""
+    parts = trained_parts(rng, 16, 11, 3)
+    same = {"kind": "delta", "rule": "max_similarity", "token_ids": [2, 5, 900]} | {
+        key: parts[key] for key in ("token_table", "token_table_scales")}
+    for token in (2, 5, 900):
+        yield make_case(rng, f"token {token} of some", **same, token=token)
+    for token in (-1, 0, 3, 901):
+        yield make_case(rng, f"token {token}, not of them", **same, token=token, similarities=[ABSENT] * 4)
+
+
 def gate_case(name, evidence, n0, prior, lo, hi, window=128):
     return grouped_gate_case(name, n0, window, [{"evidence": evidence, "prior": prior, "lo": lo, "hi": hi}])
 
@@ -234,6 +251,7 @@ def make_document():
     rng = random.Random(SEED)
     cases = [case for kind in VALUE_KINDS for rule in CONFIDENCE_RULES for case in common_cases(rng, kind, rule)]
     cases += trained_cases(rng)
+    cases += token_cases(random.Random(21))
     return {"version": 1, "tolerance": 1e-5, "absent_similarity": ABSENT, "cases": cases,
             "gate_cases": list(gate_cases(rng))}
 

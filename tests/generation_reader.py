@@ -12,9 +12,9 @@ SECTIONS = {2: ("mean", "<f4"), 3: ("projection", "<f4"), 4: ("codes", "i1"), 5:
             7: ("value_scales", "<f4"), 8: ("references", "<u4"), 9: ("router_delta", "<f4"), 10: ("token_table", "i1"),
             11: ("token_table_scales", "<f4"), 12: ("layer_numbers", "<i4"), 13: ("name_offsets", "<u8"),
             14: ("names", "u1"), 15: ("pairs", "<u8"), 16: ("is_common", "u1"),
-            18: ("next_tokens", "<i4"), 19: ("ramps", "<f4"), 20: ("pair_groups", "<u2")}
+            18: ("next_tokens", "<i4"), 19: ("ramps", "<f4"), 20: ("pair_groups", "<u2"), 21: ("token_ids", "<u4")}
 VECTORS = ("mean", "code_scales", "value_scales", "token_table_scales", "layer_numbers", "name_offsets", "names", "pairs", "is_common",
-           "next_tokens", "pair_groups")
+           "next_tokens", "pair_groups", "token_ids")
 
 
 def read_sections(path):

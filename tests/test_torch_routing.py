@@ -25,7 +25,8 @@ def layer_of(case, device):
     tables |= {"k": len(case["similarities"]), "values": np.array(case["values"], np.int8),
                "value_scales": np.array(case["value_scales"], np.float32),
                "codes": np.zeros((len(case["values"]), 1), np.int8), "code_scales": np.ones(len(case["values"]), np.float32)}
-    for name, dtype in (("router_delta", np.float32), ("token_table", np.int8), ("token_table_scales", np.float32)):
+    for name, dtype in (("router_delta", np.float32), ("token_table", np.int8), ("token_table_scales", np.float32),
+                        ("token_ids", np.uint32)):
         if name in case:
             tables[name] = np.array(case[name], dtype)
     return tr.TorchLayer.from_tables(tables, value_kind=case["value_kind"], top_k=case["top_k"], device=device)

@@ -28,6 +28,7 @@ void DropLinearParts(OwnedTables& tables) {
     layer.router_delta.clear();
     layer.token_table.clear();
     layer.token_table_scales.clear();
+    layer.token_ids.clear();
   }
 }
 

@@ -138,8 +138,9 @@ class Memory:
 
         mean [H] or None, projection [D, H] or None, codes [R, D] int8, code_scales [R], values [R, E] int8,
         value_scales [R], references [R, n, 2] uint32 (document, position) or None, router_delta [E, H] or None,
-        token_table [V, E] int8 or None, token_table_scales [V] or None, k, tau, tau2, scale, confidence
-        (mean_similarity, max_similarity, mean_kernel, aggregate)."""
+        token_table [N, E] int8 or None, token_table_scales [N] or None, token_ids [N] uint32 ascending (whose rows these are;
+        None: row v is token v's), k, tau, tau2, scale, confidence (mean_similarity, max_similarity, mean_kernel,
+        aggregate)."""
         return self._core.layer(layer)
 
     @cached_property

@@ -43,7 +43,10 @@ def _tensor(source: Any, name: str, dtype: torch.dtype, device: torch.device) ->
     value = _read(source, name)
     if value is None or np.size(value) == 0:
         return None
-    return torch.as_tensor(np.array(value)).to(device=device, dtype=dtype)
+    array = np.array(value)
+    if array.dtype == np.uint32:  # of which torch knows little
+        array = array.astype(np.int64)
+    return torch.as_tensor(array).to(device=device, dtype=dtype)
 
 
 # Layers that compiled graphs may name. An operator takes numbers and tensors, no objects.
@@ -62,8 +65,9 @@ class TorchLayer:
     mean: Optional[Tensor] = None  # [H]
     projection: Optional[Tensor] = None  # [D, H]
     router_delta: Optional[Tensor] = None  # [E, H]
-    token_table: Optional[Tensor] = None  # [V, E] int8
-    token_table_scales: Optional[Tensor] = None  # [V]
+    token_table: Optional[Tensor] = None  # [N, E] int8
+    token_table_scales: Optional[Tensor] = None  # [N]
+    token_ids: Optional[Tensor] = None  # [N] int64 ascending, whose rows these are; None: row v is token v's
     k: int = 16
     tau: float = 0.5
     tau2: float = 0.5
@@ -88,7 +92,8 @@ class TorchLayer:
         real, small = torch.float32, torch.int8
         arrays = {name: _tensor(tables, name, dtype, device) for name, dtype in (
             ("codes", small), ("code_scales", real), ("values", small), ("value_scales", real), ("mean", real),
-            ("projection", real), ("router_delta", real), ("token_table", small), ("token_table_scales", real))}
+            ("projection", real), ("router_delta", real), ("token_table", small), ("token_table_scales", real),
+            ("token_ids", torch.int64))}
         numbers = {name: _read(tables, name, default) for name, default in (
             ("k", 16), ("tau", 0.5), ("tau2", 0.5), ("scale", 1.0), ("confidence", "mean_similarity"))}
         return cls(**arrays, **numbers, value_kind=value_kind, top_k=top_k)
@@ -97,6 +102,14 @@ class TorchLayer:
     def experts(self) -> int:
         """E."""
         return self.values.shape[1]
+
+    def token_rows(self, token: Tensor) -> tuple[Tensor, Tensor]:
+        """Of tokens [T]: their rows in the token table, and whether they have one [T] (else the row is any)."""
+        last = self.token_table.shape[0] - 1
+        if self.token_ids is None:
+            return token.clamp(0, last), (token >= 0) & (token <= last)
+        row = torch.searchsorted(self.token_ids, token.to(torch.int64)).clamp_max(last)
+        return row, self.token_ids[row] == token
 
 
 @dataclass(eq=False)
@@ -277,8 +290,7 @@ def blend(layer: TorchLayer, hidden: Tensor, logits: Tensor, weight: Tensor, tok
             change = change + torch.where(finite[:, None], hidden.float(), 0.0) @ layer.router_delta.t()
             touched = weight > 0
         if layer.token_table is not None and token is not None:
-            known = (token >= 0) & (token < layer.token_table.shape[0])
-            row = token.clamp(0, layer.token_table.shape[0] - 1)
+            row, known = layer.token_rows(token)
             votes = layer.token_table_scales[row][:, None] * layer.token_table[row].float()
             change = change + torch.where(known[:, None], votes, 0.0)
             touched = touched | ((weight > 0) & known)

@@ -28,7 +28,8 @@ nlohmann::json LayerJson(const LayerView& layer) {
           {"tau2", layer.calibration.tau2},
           {"scale", layer.calibration.scale},
           {"router_delta", !layer.router_delta.empty()},
-          {"token_table", !layer.token_table.empty()}};
+          {"token_table", !layer.token_table.empty()},
+          {"token_rows", layer.token_table_scales.size()}};
 }
 
 std::string LayerText(const LayerView& layer) {
@@ -36,7 +37,10 @@ std::string LayerText(const LayerView& layer) {
       "  layer {:>2}: {} rows of {} dimensions, {} experts, k {}, tau {:.3g}, tau2 {:.3g}, scale {:.3g}{}{}\n",
       layer.layer, FormatCount(layer.keys.rows), layer.keys.dim, layer.experts, layer.calibration.k,
       layer.calibration.tau, layer.calibration.tau2, layer.calibration.scale,
-      layer.router_delta.empty() ? "" : ", router delta", layer.token_table.empty() ? "" : ", token table");
+      layer.router_delta.empty() ? "" : ", router delta",
+      layer.token_table.empty()
+          ? ""
+          : fmt::format(", token table of {} tokens", FormatCount(layer.token_table_scales.size())));
 }
 
 nlohmann::json GroupsJson(const GateView& gate) {
