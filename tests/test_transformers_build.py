@@ -122,7 +122,7 @@ def test_what_eval_cannot_ask_a_host_is_named(pointsman, model, built_memory, co
     fails(pointsman(*arguments, "--dtype", "bfloat16"), 2, "--dtype: of --capture transformers only")
     fails(pointsman(*arguments, *HOSTED, "--generations", "2"), 2, "--generations", "--capture")
     fails(pointsman(*arguments, *HOSTED, "--task", "exact"), 2, "--task exact", "--capture")
-    fails(pointsman(*arguments, *HOSTED, "--variants", "memory,knn"), 2, "--variants knn", "--capture transformers", "frozen, bias")
+    fails(pointsman(*arguments, *HOSTED, "--variants", "memory,knn"), 2, "--variants: 'knn'", "--capture transformers", "frozen, bias")
 
 
 def test_eval_through_transformers_says_what_the_runtime_says(pointsman, model, memory, corpus, off_domain):
