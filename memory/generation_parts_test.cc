@@ -98,7 +98,7 @@ TEST_F(PartsOfAGeneration, TokenIdsAreAPartThatReadersMustKnow) {
   EXPECT_THAT(Named(3), ::testing::ElementsAre(1u, 2u, 3u));
 }
 
-// What was written before: no section, no part, and the digest that such tables had.
+// What was written before: no section and no part.
 TEST_F(PartsOfAGeneration, ATokenTableOfAllTokensIsWhatItWas) {
   ASSERT_TRUE(Write().ok());
   EXPECT_THAT(Named(1), ::testing::ElementsAre(1u));
