@@ -2,13 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <string>
 
 #include "memory/fault_injection.h"
+#include "memory/test_support.h"
 
 namespace pointsman {
 namespace {
@@ -20,18 +20,10 @@ using Operation = FaultyFileSystem::Operation;
 
 class EmptyDirectory : public testing::Test {
  protected:
-  void SetUp() override {
-    directory_ =
-        std::filesystem::path(testing::TempDir()) / ("file_layer_test." + std::to_string(::getpid()) + "." +
-                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::remove_all(directory_);
-    std::filesystem::create_directories(directory_);
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
-
   std::vector<std::string> Names() { return FileSystem::Real().List(directory_).value(); }
 
-  std::filesystem::path directory_;
+  TemporaryDirectory temporary_;
+  std::filesystem::path directory_ = temporary_.path();
   FaultyFileSystem files_;
 };
 

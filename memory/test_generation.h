@@ -2,7 +2,6 @@
 #pragma once
 
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -19,6 +18,7 @@
 #include "memory/memory.h"
 #include "memory/routing_tables_owned.h"
 #include "memory/section_file.h"
+#include "memory/test_support.h"
 
 namespace pointsman {
 
@@ -28,15 +28,7 @@ class GenerationOfPrototypes : public testing::Test {
  protected:
   static constexpr uint32_t kHidden = 12, kDim = 5, kExperts = 6, kVocabulary = 9;
 
-  void SetUp() override {
-    directory_ =
-        std::filesystem::path(testing::TempDir()) / ("generation_test." + std::to_string(::getpid()) + "." +
-                                                     testing::UnitTest::GetInstance()->current_test_info()->name());
-    std::filesystem::remove_all(directory_);
-    std::filesystem::create_directories(directory_);
-    tables_ = MakeTables(Owned());
-  }
-  void TearDown() override { std::filesystem::remove_all(directory_); }
+  void SetUp() override { tables_ = MakeTables(Owned()); }
 
   std::vector<float> Random(size_t count) {
     std::normal_distribution<float> normal;
@@ -135,7 +127,8 @@ class GenerationOfPrototypes : public testing::Test {
   }
 
   std::mt19937_64 random_{1};
-  std::filesystem::path directory_;
+  TemporaryDirectory temporary_;
+  std::filesystem::path directory_ = temporary_.path();
   FaultyFileSystem files_;
   std::shared_ptr<const RoutingTables> tables_;
 };
